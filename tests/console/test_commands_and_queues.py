@@ -14,6 +14,7 @@ from tests.factories import make_attempt, make_job, make_queue, make_worker
 from webapp.db.engines import writing
 from webapp.db.models import Queue
 from webapp.insight.rollups import HOUR, MINUTE
+from webapp.jobs import limits, queue_actions
 from webapp.lib import clock
 
 SECOND = clock.SECOND
@@ -132,3 +133,21 @@ def test_a_queue_that_is_removed_on_its_page_leads_to_the_list(operator: Browser
     response = operator.post("/queue/empty/remove", data)
     assert response.status_code == 303
     assert response.headers["Location"] == "/queues"
+
+
+def test_the_page_of_a_queue_leads_to_its_limit_and_retry_rules_also_without_any(
+    admin: Browser, viewer: Browser
+) -> None:
+    make_job("pending", queue="mail")
+    page = admin.get("/queue/mail").get_data(as_text=True)
+    assert 'href="/limits/new?queue=mail">Set limit</a>' in page
+    assert 'as the settings say <a href="/queue/mail/retry">Retry rules</a>' in page
+    assert "Set limit" not in viewer.get("/queue/mail").get_data(as_text=True)
+    limits.set_limit("queue:*", 5, None, None, "person:ana")
+    page = admin.get("/queue/mail").get_data(as_text=True)
+    assert 'at most 5 at a time by <span class="mono">queue:*</span> <a href="/limits/new?queue=mail">' in page
+    limits.set_limit("queue:mail", 2, "10/min", None, "person:ana")
+    queue_actions.set_retry_rules("mail", queue_actions.read_rules("exit 75: wait\nany: bury"), "person:ana")
+    page = admin.get("/queue/mail").get_data(as_text=True)
+    assert 'at most 2 at a time, 10 starts per minute <a href="/limits/queue:mail/edit">Edit limit</a>' in page
+    assert '<span class="mono">exit 75: wait</span> and 1 more' in page

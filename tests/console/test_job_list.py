@@ -7,7 +7,9 @@ import re
 import pytest
 
 from tests.console.conftest import Browser
-from tests.factories import make_job, make_queue, make_worker
+from tests.factories import change_job, make_job, make_queue, make_worker
+from webapp.core import job_spec
+from webapp.jobs import actions, limits
 from webapp.lib import clock
 
 
@@ -77,6 +79,17 @@ def test_a_pending_job_shows_why_it_waits(operator: Browser) -> None:
     make_queue("mail", paused_by="person:ana")
     assert "Queue mail was paused by ana" in why(operator, "job1")
     assert b'formaction="/queue/mail/resume"' in operator.get("/job/job1").data
+
+
+def test_the_list_shows_the_limit_or_the_parent_that_a_job_waits_for(operator: Browser) -> None:
+    make_worker(id="w1")
+    limits.set_limit("db", 1, None, None, "person:ana")
+    for job in ({"id": "holder"}, {"id": "held", "limits": "db"}, {"id": "child", "after": ["holder"]}):
+        actions.enqueue([job_spec.parse({"command": "true", **job})], "person:ana")
+    change_job("holder", state="processing", limits="db", worker_id="w1", token="t", started_at=clock.now())
+    assert "waits: </span>limit db full</span>" in operator.get("/jobs?state=pending").get_data(as_text=True)
+    assert "waits: </span>after holder</span>" in operator.get("/jobs?state=blocked").get_data(as_text=True)
+    assert operator.get("/jobs").get_data(as_text=True).count("waits: ") == 2
 
 
 def test_a_failed_job_shows_its_next_retry_and_what_follows(operator: Browser) -> None:

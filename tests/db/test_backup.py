@@ -13,6 +13,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from tests import flow_example
+from tests.worker_connection import worker_connection
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
 from webapp.db import backup, engines
@@ -120,6 +122,21 @@ def test_a_restore_pauses_all_queues_except_removed_ones(home_config: Config, tm
     assert backup.restore(home_config, tmp_path / "copy.db", "person:test", run=True)[1] == []
     _sql(tmp_path / "copy.db", "ALTER TABLE queues DROP COLUMN removed_at")  # as in schema 0007
     assert backup.restore(home_config, tmp_path / "copy.db", "person:test")[1] == ["default", "mail", "old"]
+
+
+def test_the_flow_of_jobs_goes_on_after_a_restore(home_config: Config, tmp_path: Path) -> None:
+    app = create_core(home_config)
+    with app.app_context():
+        flow_example.submit()
+        backup.make(home_config, tmp_path / "copy.db")
+    leave(app)
+    backup.restore(home_config, tmp_path / "copy.db", "person:test", run=True)
+    app = create_core(home_config)
+    with app.app_context():
+        connection = worker_connection()
+        flow_example.goes_on(connection)
+        connection.close()
+    leave(app)
 
 
 def test_a_restored_database_uses_wal_and_is_private(home_config: Config, tmp_path: Path) -> None:

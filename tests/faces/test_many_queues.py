@@ -20,7 +20,7 @@ from webapp.db.engines import is_sqlite, reading, writing
 from webapp.jobs import queries
 
 MANY = 10_000
-MORE = 5  # statements, because a list is not empty any more, or a session is marked as used
+MORE = 6  # statements: a list is not empty any more, its jobs may have limits, or a session is marked as used
 MOST_BYTES = 250_000  # of a page; 50 queues are 60 kB
 NUMBERS = {
     True: "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000) SELECT n FROM n",

@@ -258,3 +258,38 @@ def test_a_schedule_keeps_key_and_rules_through_its_form_and_skips_a_taken_key(b
     assert (said.status_code, "is held by holder (pending)" in said.get_data(as_text=True)) == (409, True)
     actions.apply("cancel", ["holder"], ANA)
     assert browser.post("/schedule/s/run", {}, partial=True).status_code == 200
+
+
+def test_the_form_of_an_edit_changes_limits_key_and_rules_and_names_the_holder(browser: Browser) -> None:
+    keyed()
+    make_job("dead", id="job1", unique_key="mine", unique_while="unfinished", retry='{"rules": [{"do": "bury"}]}')
+    page = browser.get("/job/job1/edit").get_data(as_text=True)
+    assert 'value="mine"' in page
+    assert "any: bury</textarea>" in page
+    assert "on_conflict" not in page
+    form = {"command": "true", "limits": "none", "unique": "k", "unique_while": "", "retry": "exit 75: wait"}
+    assert "There is no limit for the key &#39;none&#39;" in browser.post("/job/job1/edit", form).get_data(as_text=True)
+    refused = browser.post("/job/job1/edit", {**form, "limits": ""})
+    assert (refused.status_code, "is held by holder (pending)" in refused.get_data(as_text=True)) == (422, True)
+    assert browser.post("/job/job1/edit", {**form, "limits": "", "unique": ""}).status_code == 303
+    assert (job("job1").unique_key, job("job1").retry) == (None, '{"rules": [{"exit": [75], "do": "wait"}]}')
+
+
+def test_the_command_edit_changes_limits_key_and_rules_and_names_the_holder(cli: Cli) -> None:
+    keyed()
+    make_job("dead", id="job1", retry='{"rules": [{"do": "bury"}]}')
+    refused = cli("edit", "job1", "--unique", "k")
+    assert (refused.code, "is held by holder (pending)" in refused.err) == (5, True)
+    assert cli("edit", "job1", "--unique-while", "1h").code == 2
+    assert "--default limits and --limit cannot" in cli("edit", "job1", "--limit", "a", "--default", "limits").err
+    assert cli("edit", "job1", "--unique", "k2", "--unique-while", "waiting", "--default", "retry").code == 0
+    assert (job("job1").unique_key, job("job1").unique_while, job("job1").retry) == ("k2", "waiting", None)
+
+
+def test_an_edit_by_the_api_that_takes_a_held_key_is_a_409_with_the_holder(program: Program) -> None:
+    keyed()
+    make_job("dead", id="job1")
+    refused = program("POST", "/jobs/job1/edit", {"unique": "k"})
+    assert (refused.status_code, refused.get_json()["holder"]) == (409, {"id": "holder", "state": "pending"})
+    told = program("POST", "/jobs/job1/edit", {"unique": {"key": "k2"}, "retry": ["any: bury"]}).get_json()
+    assert told["unique"]["key"] == "k2"

@@ -10,12 +10,14 @@ from sqlalchemy import select
 
 from tests.factories import make_attempt, make_job, make_queue
 from webapp.core import enqueue as core_enqueue
+from webapp.core.flow import retry_rules
 from webapp.core.job_spec import SpecError
 from webapp.db import audit
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue
-from webapp.jobs import actions, editing, job_detail, job_phases, queue_actions
+from webapp.jobs import actions, editing, job_detail, job_phases, lifecycle, limits, queue_actions
 from webapp.jobs.lifecycle import NotFound
+from webapp.lib import clock
 
 pytestmark = pytest.mark.usefixtures("app")
 ANA = "person:ana"
@@ -50,7 +52,7 @@ def test_an_edited_job_runs_again_and_an_undo_restores_it(state: str) -> None:
     assert result.undo is not None
     assert actions.undo(result.undo, ANA).moved == 1
     back = job()
-    for name in (*editing.FIELDS, "state", "failures", "run_at", "finished_at"):
+    for name in (*editing.COLUMNS, "state", "failures", "run_at", "finished_at"):
         assert getattr(back, name) == getattr(old, name), name
     assert back.prior_fields is None
     with pytest.raises(actions.CannotUndo):
@@ -94,6 +96,8 @@ def test_only_jobs_that_failed_or_were_cancelled_can_be_edited(state: str) -> No
 @pytest.mark.parametrize(
     ("changes", "field"),
     [({"id": "x"}, "id"), ({"delay": 5}, "delay"), ({"notify": "ops"}, "notify"), ({"timeout": -1}, "timeout"),
+     ({"after": ["a"]}, "after"), ({"limits": "none"}, "limits"), ({"retry": "exit x: wait"}, "retry"),
+     ({"unique": {"key": "k", "on_conflict": "replace"}}, "unique"), ({"unique": {"key": "k", "while": 0}}, "unique"),
      ({"command": ""}, "command"), ({"command": None}, "command"), ({"comand": "x"}, "comand")],
 )  # fmt: skip
 def test_an_invalid_change_names_its_field(changes: dict[str, Any], field: str) -> None:
@@ -131,3 +135,61 @@ def test_a_job_that_had_ended_did_not_wait_before_its_edit() -> None:
     with reading() as session:
         phases = job_phases.phases(job(), [attempt], job_detail.events(session, job()))
     assert [one.kind for one in phases if one.start >= attempt.finished_at] == ["waited"]
+
+
+@pytest.mark.postgresql
+def test_limits_unique_key_and_retry_rules_can_be_edited_and_restored() -> None:
+    limits.set_limit("db", 1, None, None, ANA)
+    old = make_job("dead", id="job1", limits="gone", unique_key="a", unique_while="started", retry='{"rules": []}')
+    changes = {"limits": ["db:exclusive"], "unique": {"key": "b", "while": "1h"}, "retry": "exit 75: wait"}
+    result = editing.edit("job1", changes, ANA)
+    new = job()
+    assert (new.state, new.limits, new.unique_key, new.unique_while) == ("pending", "db:exclusive", "b", "period")
+    assert new.unique_until is not None
+    assert retry_rules.stored(new.retry).lines == ["exit 75: wait"]
+    shown = of_edit()["after"]
+    assert (shown["limits"], shown["retry"]) == ("db:exclusive", "exit 75: wait")
+    assert shown["unique"] == f"b ({clock.to_iso(new.unique_until)})"
+    actions.undo(result.undo or 0, ANA)
+    back = job()
+    for name in editing.COLUMNS:
+        assert getattr(back, name) == getattr(old, name), name
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("state", ["dead", "failed"])
+def test_an_edit_does_not_take_the_unique_key_of_another_job(state: str) -> None:
+    make_job(state, id="job1")
+    make_job("scheduled", id="holder", unique_key="k", unique_while="waiting")
+    with pytest.raises(lifecycle.KeyHeld, match=r"job1 stays as it is: its unique key 'k' is held by holder"):
+        editing.edit("job1", {"unique": "k"}, ANA)
+    assert (job().state, job().unique_key) == (state, None)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("scope", ["unfinished", "period"])
+def test_an_undo_does_not_take_back_a_unique_key_that_another_job_has(scope: str) -> None:
+    until = clock.now() + clock.DAY if scope == "period" else None
+    make_job("failed", id="job1", unique_key="a", unique_while=scope, unique_until=until)
+    result = editing.edit("job1", {"unique": "b"}, ANA)
+    make_job("pending", id="holder", unique_key="a", unique_while="unfinished")
+    undone = actions.undo(result.undo or 0, ANA)
+    assert (undone.moved, [one.id for one in undone.outcome.held.values()]) == (0, ["holder"])
+    assert (job().state, job().unique_key) == ("pending", "b")
+
+
+def test_a_period_of_a_unique_key_begins_anew_only_if_it_is_changed() -> None:
+    until = clock.now() + clock.DAY
+    make_job("dead", id="job1", unique_key="a", unique_while="period", unique_until=until)
+    again = editing.fields_of(job())["unique"]
+    result = editing.edit("job1", {"command": "b", "unique": again}, ANA)
+    assert job().unique_until == until
+    actions.undo(result.undo or 0, ANA)
+    editing.edit("job1", {"unique": {"key": "a", "while": "1h"}}, ANA)
+    assert (job().unique_until or 0) < until
+
+
+def test_an_edit_of_a_job_keeps_the_key_of_a_limit_that_was_removed() -> None:
+    make_job("dead", id="job1", limits="gone")
+    editing.edit("job1", {"command": "b"}, ANA)
+    assert job().limits == "gone"

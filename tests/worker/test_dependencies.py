@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from dataclasses import replace
+from typing import Any, Callable, Optional
 
 import pytest
 from sqlalchemy import select, text
 
 from tests import factories
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
 from tests.worker_connection import worker_connection
@@ -248,6 +251,47 @@ def test_two_transactions_that_decide_the_last_two_edges_unblock_the_follower(pl
     assert player.run() == ["c"]
 
 
+@pytest.mark.only("postgresql")
+@pytest.mark.parametrize("by", ["settle", "cancel"])
+def test_nothing_that_writes_several_jobs_waits_for_one_while_it_holds_a_later_one(
+    player: Player, queue: Queue, by: str, eventually: Callable[..., Any]
+) -> None:
+    submit({"id": "first"}, {"id": "behind"})
+    player.turn()
+    for claim in sorted(player.held, key=lambda one: -one.seq):
+        player.end(claim)
+    if by == "cancel":
+        player.turn()
+        submit({"id": "z"}, {"id": "a"})
+        factories.change_job("z", priority=1)  # its row stands behind the other one now
+    one, later = ("z", "a") if by == "cancel" else ("first", "behind")
+
+    def act() -> None:
+        with queue.app.app_context():
+            if by == "settle":
+                player.dispatcher.turn()
+            else:
+                actions.apply("cancel", [later, one], ANA)
+
+    writer = threading.Thread(target=act)
+    submitter = worker_connection()
+    # As a submit locks the parents of a new job.
+    with submitter.transaction() as transaction:
+        transaction.execute("SELECT 1 FROM jobs WHERE id = :id FOR NO KEY UPDATE", {"id": one})
+        writer.start()
+        eventually(waits_for_a_lock)
+        transaction.execute("SELECT 1 FROM jobs WHERE id = :id FOR NO KEY UPDATE NOWAIT", {"id": later})
+    writer.join(DEADLINE)
+    submitter.close()
+    assert {state_of(one), state_of(later)} == {"completed" if by == "settle" else "cancelled"}
+
+
+def waits_for_a_lock() -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with reading() as session:
+        return bool(session.scalar(text(waiting)))
+
+
 @pytest.mark.only("sqlite")
 def test_workers_look_for_ended_parents_by_an_index(connection: Connection) -> None:
     plan = "\n".join(str(row[-1]) for row in connection.query(f"EXPLAIN QUERY PLAN {Statements(is_sqlite=True).look}"))
@@ -255,6 +299,30 @@ def test_workers_look_for_ended_parents_by_an_index(connection: Connection) -> N
 
 
 # --- people ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_waits_for_the_followers_of_its_own_jobs_and_not_for_jobs_of_other_queues(
+    player: Player, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "STEP", 1)  # so the ends of the parents are decided in several turns
+    parents = ["p1", "p2", "p3"]
+    submit(
+        *({"id": one, "queue": "mine"} for one in parents),
+        {"id": "child", "queue": "mine", "after": parents},
+        {"id": "elsewhere", "queue": "other"},
+        {"id": "stays", "queue": "mine", "after": ["elsewhere"]},
+    )
+    drains = replace(assignment(slots=4, queues=["mine"]), drain=True)
+    player.dispatcher = Dispatcher(connection, "w0", drains, lambda: 10.0, list)
+    for _ in range(20):
+        player.turn()
+        for claim in list(player.held):
+            player.end(claim)
+        if player.dispatcher.stop_requested:
+            break
+    assert player.started == [*parents, "child"]
+    assert player.dispatcher.stop_requested
+    assert (state_of("elsewhere"), state_of("stays")) == ("pending", "blocked")
 
 
 def test_run_now_releases_a_blocked_job_and_an_undo_blocks_it_again(player: Player) -> None:

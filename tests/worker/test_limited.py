@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 from flask import Flask
+from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
@@ -16,8 +17,14 @@ from tests.worker.test_claims import ended
 from tests.worker_connection import worker_connection
 from webapp.core.statements import TRY_LIMITED_LOCK
 from webapp.core.transaction import Connection
-from webapp.jobs import actions, limits, queue_actions
+from webapp.db.engines import reading, writing
+from webapp.db.models import Job, Schedule
+from webapp.jobs import actions, canary, editing, limits, queue_actions
+from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
+from webapp.schedules import actions as schedule_actions
+from webapp.schedules import spec as schedule_spec
+from webapp.schedules.decider import Decider
 from worker.attempt import Claim
 from worker.loop import limited
 from worker.loop.dispatcher import Dispatcher
@@ -260,17 +267,40 @@ def test_a_limited_job_whose_worker_died_runs_alone(queue: Queue, team: Team, mo
     assert team.takes(worker) == []
 
 
-@pytest.mark.parametrize("door", ["run_now", "requeue", "retry"])
+@pytest.mark.parametrize("door", ["run_now", "requeue", "retry", "edit", "canary", "schedule", "schedule run now"])
 def test_no_door_leads_around_a_limit(queue: Queue, team: Team, door: str) -> None:
     limit("s", 1)
     queue.enqueue("true", id="a", limits="s")
     assert team.takes(team.worker()) == ["a"]
-    state = {"run_now": "scheduled", "requeue": "dead", "retry": "failed"}[door]
-    factories.make_job(state, id="b", limits="s", **({"run_at": 1} if door == "retry" else {}))
-    if door != "retry":
-        actions.apply(door, ["b"], ANA)
+    second = enter_by(door)
     assert team.takes(team.worker()) == []
-    assert queue.job("b").state == "pending"
+    assert (queue.job(second).state, queue.job(second).limits) == ("pending", "s")
+
+
+def enter_by(door: str) -> str:
+    """Make a second job with the key `s` pending. Returns its id."""
+    if door.startswith("schedule"):
+        job = {"command": "true", "limits": ["s"]}
+        schedule_actions.add(schedule_spec.parse({"name": "n", "every": "1h", "job": job}), ANA)
+        if door == "schedule run now":
+            return schedule_actions.run_now("n", ANA)
+        with writing() as session:
+            due = clock.now() - clock.SECOND
+            session.execute(update(Schedule).values(next_fire_at=due, cursor=due - 1))
+        connection = worker_connection()
+        Decider(connection).decide()
+        connection.close()
+        with reading() as session:
+            return session.scalars(select(Job.id).where(Job.schedule == "n")).one()
+    state = {"run_now": "scheduled", "retry": "failed"}.get(door, "dead")
+    factories.make_job(state, id="b", limits="s", **({"run_at": 1} if door == "retry" else {}))
+    if door == "canary":
+        canary.start(JobFilter(), ANA)
+    elif door == "edit":
+        editing.edit("b", {"command": "false"}, ANA)
+    elif door != "retry":
+        actions.apply(door, ["b"], ANA)
+    return "b"
 
 
 @pytest.mark.postgresql

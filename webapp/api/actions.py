@@ -131,8 +131,9 @@ def edit_job(job_id: str) -> Response:
     """Change a dead, cancelled or failed job and requeue it, with retries reset.
 
     It keeps its id, attempts and history. Fields that the body leaves out stay; null restores the default; `env`
-    replaces all variables. The event `edit` in the job's history has the old and the new values, without those of
-    variables. Undo the action to get the job back as it was.
+    replaces all variables. A unique key that another job holds is refused with its `holder`. The event `edit` in the
+    job's history has the old and the new values, without those of variables. Undo the action to get the job back as it
+    was.
     """
     changes = request_body.raw()
     if not isinstance(changes, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from marshmallow import fields as ma
@@ -65,6 +66,9 @@ UNIQUE: Mapping[str, Any] = {
     ],
     "examples": [{"key": "report-7", "while": "1h", "on_conflict": "return"}],
 }
+# An edit only refuses a key that another job holds.
+UNIQUE_OF_EDIT = deepcopy(dict(UNIQUE))
+del UNIQUE_OF_EDIT["anyOf"][1]["properties"]["on_conflict"]
 
 
 class Report(fields.Answer):

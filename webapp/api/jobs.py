@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
-from webapp.api.flow_fields import RETRY, UNIQUE, AfterJob, Block, Report
+from webapp.api.flow_fields import RETRY, UNIQUE, UNIQUE_OF_EDIT, AfterJob, Block, Report
 from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, holder_json
 from webapp.api.routes import PREFIX, Noun
@@ -144,9 +144,10 @@ class JobEdit(JobRequest):
     example: ClassVar[Any] = {"command": "echo hello", "timeout": 600}
 
     command = fields.optional(ma.String, "shell command; default: as it is", maxLength=job_spec.COMMAND_LIMIT)
+    unique = ma.Raw(metadata=UNIQUE_OF_EDIT)
 
     class Meta:
-        exclude = ("id", "delay", "run_at", "notify", "limits", "unique", "retry", "after")
+        exclude = ("id", "delay", "run_at", "notify", "after")
 
 
 class ListQuery(Schema):

@@ -11,7 +11,7 @@ from webapp.commands.enqueue import fields_of
 from webapp.commands.shared.core import actor, as_utf8, core, find_job, json_option, tell_result
 from webapp.commands.shared.job_options import job_options
 
-EDITABLE = ("queue", "requires", "priority", "max_retries", "timeout", "cwd", "env")
+EDITABLE = ("queue", "requires", "priority", "max_retries", "timeout", "cwd", "env", "limits", "unique", "retry")
 
 
 @click.command(
@@ -19,11 +19,12 @@ EDITABLE = ("queue", "requires", "priority", "max_retries", "timeout", "cwd", "e
 Examples:
   manage.py edit job1 --command './report.sh --small' --timeout 10m
   manage.py edit job1 --env RETRY=1 --default timeout
+  manage.py edit job1 --limit db --unique sync-7 --retry 'exit 75: wait'
 """,
 )
 @click.argument("job_id", metavar="ID")
 @click.option("--command", help="Shell command to run.")
-@partial(job_options, names=EDITABLE)
+@partial(job_options, names=(*EDITABLE, "unique_while"))
 @click.option(
     "--default",
     "defaults",
@@ -37,7 +38,7 @@ def edit(job_id: str, command: Optional[str], defaults: tuple[str, ...], as_json
     """Change the dead, cancelled or failed job ID and retry it, with retries reset.
 
     The job keeps its ID, attempts and history. What you do not name stays as it is; --env sets single variables, and
-    --default env removes the others.
+    --default env removes the others. --requires, --limit and --retry replace all of theirs.
     """
     from webapp.db.engines import reading
     from webapp.jobs import editing
@@ -47,7 +48,8 @@ def edit(job_id: str, command: Optional[str], defaults: tuple[str, ...], as_json
         raise click.UsageError("Give at least one change, such as --command or --timeout.")
     twice = sorted(set(defaults) & set(given) - {"env"})
     if twice:
-        raise click.UsageError(f"--default {twice[0]} and --{twice[0].replace('_', '-')} cannot be combined.")
+        option = "limit" if twice[0] == "limits" else twice[0].replace("_", "-")
+        raise click.UsageError(f"--default {twice[0]} and --{option} cannot be combined.")
     changes: dict[str, Any] = {**dict.fromkeys(defaults), **fields_of(given)}
     if command is not None:
         changes["command"] = as_utf8(command)

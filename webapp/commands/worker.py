@@ -32,7 +32,12 @@ Examples:
 @serve.slots_option
 @serve.queue_options
 @serve.label_option
-@click.option("--drain", is_flag=True, help="Exit when no job that they can run is pending, running or retrying.")
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Exit when no job that they can run is pending, running or retrying. A blocked job is not waited for if its "
+    "parents run elsewhere.",
+)
 @serve.log_option
 @serve.parent_option
 def start(queues: tuple[str, ...], strict: bool, log_format: str, with_parent: Optional[int], **options: Any) -> int:

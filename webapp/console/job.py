@@ -245,14 +245,19 @@ def save(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = _found(session, job_id)
     seen = whole_number(request.form.get("seen", ""))
-    form = SubmitForm.read({**request.form, "many": "", "id": "", "notify": "", "start": "now"})
+    form = SubmitForm.read({**request.form, "many": "", "id": "", "notify": "", "after": "", "start": "now"})
     if not form.errors:
         changes = form.changes
         changes["env"] = {**(changes["env"] or {}), **env_values.with_stored(form.values["env"], _env(job))} or None
+        shown = SubmitForm.of_job(job).values
+        if all(form.values[name] == shown[name] for name in ("unique", "unique_while")):
+            del changes["unique"]  # a period that stays does not begin anew
         try:
             result = editing.edit(job_id, changes, actor(), seen=seen)
         except SpecError as error:
             form.errors.update({one.field: capitalize(one.message) for one in error.errors})
+        except lifecycle.KeyHeld as error:
+            form.errors["unique"] = f"{error.holder.key!r} {error.holder.text}."
         except editing.Conflict as error:
             return htmx.refused(str(error))
         else:

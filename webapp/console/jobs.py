@@ -37,7 +37,7 @@ PAGE = 50  # rows
 # The columns of each state's list after Job: names, and their titles.
 COLUMNS = {
     "": "state queue submitted attempts duration error",
-    "blocked": "due queue priority submitted",
+    "blocked": "reason due queue priority submitted",
     "scheduled": "due queue priority submitted",
     "pending": "reason waiting queue priority submitted",
     "processing": "worker running queue attempt submitted",

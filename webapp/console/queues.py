@@ -17,6 +17,7 @@ from webapp.console.display.wait_reason import start_command
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
+from webapp.core.flow import limits, retry_rules
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView, workers
@@ -36,7 +37,7 @@ from webapp.insight.queues import (
     some_names,
     view_of,
 )
-from webapp.jobs import queries, queue_actions, settings
+from webapp.jobs import limit_use, queries, queue_actions, settings
 from webapp.lib import histograms
 from webapp.lib.text import can_be_stored, capitalize
 from webapp.web.request_info import came_from
@@ -121,6 +122,7 @@ def show(name: str) -> ResponseReturnValue:
             abort(404, f"There is no queue {name[:128]}. A queue appears with its first job.")
         alive = [one for one in workers(session, settings.load(session).lease) if one.alive]
         trend = trends.trend(session, asked.window, name)
+        limit = limit_use.read(session).of_queue(name)
         response = htmx.page(
             "queue",
             session,
@@ -134,6 +136,10 @@ def show(name: str) -> ResponseReturnValue:
             quantile=histograms.quantile,
             quantiles=QUANTILES,
             causes=causes(session, name),
+            limit=limit,
+            limit_text="none" if limit is None else limits.describe(limit.most, limit.rate, limit.per),
+            own_limit=limits.OF_QUEUE + name,
+            retry_lines=retry_rules.stored(view.queue.retry).lines,
             look=LATEST_DEAD,
             default=queue_actions.DEFAULT,
             start_command=start_command,

@@ -245,14 +245,14 @@ def _key_taken(refused: Mapping[int, Holder], keys: Mapping[int, str]) -> KeyTak
 def _insert(
     transaction: Transaction, jobs: Sequence[_Job], actor: str, stored: Optional[Callable[[int], None]] = None
 ) -> None:
-    rows, edges = _with_dependencies(transaction, jobs)
+    rows, edges, runs_parent = _with_dependencies(transaction, jobs)
     new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
     for start in range(0, len(rows), STORE_BATCH):
         transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
         if stored is not None:
             stored(min(start + STORE_BATCH, len(rows)))
     _audit(transaction, rows, actor)
-    if new:  # last, because this locks the row until the commit
+    if new or runs_parent:  # last, because this locks the row until the commit
         transaction.execute(BUMP_REVISION)
     _watch(transaction, jobs)
     if edges:
@@ -261,21 +261,28 @@ def _insert(
 
 def _with_dependencies(
     transaction: Transaction, jobs: Sequence[_Job]
-) -> tuple[list[_Row], Sequence[dependencies.Edge]]:
-    """The rows, with those that must wait blocked, and what they wait for. Parents come before their followers."""
+) -> tuple[list[_Row], Sequence[dependencies.Edge], bool]:
+    """The rows, with those that must wait blocked, and what they wait for. Parents come before their followers.
+
+    Also, whether a worker runs one of the parents.
+    """
     rows = [row for row, _, _ in jobs]
     following = [(row.id, spec.after, place) for row, spec, place in jobs if spec.after]
     if not following:
-        return rows, ()
-    edges = dependencies.resolve(transaction, following, [row.id for row in rows])
+        return rows, (), False
+    edges, runs_parent = dependencies.resolve(transaction, following, [row.id for row in rows])
     blocked = {edge.child_id for edge in edges if not edge.met}
     parents = {edge.parent_id for edge in edges if edge.parent_seq is None}
-    return [
-        row._replace(
-            state="blocked" if row.id in blocked else row.state, followed=1 if row.id in parents else row.followed
-        )
-        for row in rows
-    ], edges
+    return (
+        [
+            row._replace(
+                state="blocked" if row.id in blocked else row.state, followed=1 if row.id in parents else row.followed
+            )
+            for row in rows
+        ],
+        edges,
+        runs_parent,
+    )
 
 
 def _row(

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
-from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy import ColumnElement, and_, case, func, select, update
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
@@ -249,6 +249,8 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
 def move_some(session: Session, action: BulkAction, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
     """Move jobs for an action in the caller's transaction; a cancel also asks running jobs to stop."""
     held: dict[str, Holder] = {}
+    asks = ("processing",) if action.verb == "cancel" else ()
+    lifecycle.lock_in_order(session, and_(which, in_state(*ARROWS[action.verb].leaves, *asks)))
     moved = move(session, action, which, values_of(action.verb), audited=audited, held=held)
     asked = _ask_to_stop(session, which, action.actor) if action.verb == "cancel" else []
     action.moved += len(moved) + len(asked)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -24,6 +24,7 @@ from webapp.lib import clock
 from webapp.lib.text import plural
 
 SHOWN = 20  # parents that an answer names
+FEW = 50  # parents of each job of a list that are read
 MOST_JOBS = 500  # of a graph
 MOST_EDGES = 5_000
 MOST_BELOW = 100_000  # jobs that "cancel all below" cancels
@@ -56,6 +57,16 @@ ORDER BY jobs.seq DESC LIMIT :most
 """
 
 
+# The first parents of each job, and their states; NULL: the parent is gone.
+_PARENT = "edge.parent_id, edge.wants, (SELECT state FROM jobs WHERE seq = edge.parent_seq)"
+_UNMET_OF_EACH_SQLITE = f"""
+SELECT edge.job_seq, {_PARENT} FROM json_each(:seqs) AS given CROSS JOIN dependencies AS edge ON edge.rowid IN (
+  SELECT rowid FROM dependencies WHERE job_seq = given.value AND met_at IS NULL LIMIT :most)
+"""  # noqa: S608  every part is ours
+_UNMET_OF_EACH_POSTGRESQL = f"""
+SELECT edge.job_seq, {_PARENT} FROM unnest(CAST(:seqs AS bigint[])) AS given(seq) CROSS JOIN LATERAL (
+  SELECT * FROM dependencies WHERE job_seq = given.seq AND met_at IS NULL LIMIT :most) AS edge
+"""  # noqa: S608
 _NODES = "SELECT seq, id, state, batch, started_at, finished_at FROM jobs WHERE seq "
 _EDGES = "SELECT job_seq, parent_seq, parent_id FROM dependencies WHERE job_seq"
 
@@ -93,6 +104,16 @@ class Waiting:
         return [parent for parent in self.parents if parent.has_failed]
 
     @property
+    def short(self) -> str:
+        """The same for a list: 'after job1 and 2 more', 'parent dead: job1'; '' if a worker will unblock it."""
+        if not self.parents:
+            return ""
+        first, others = self.parents[0], len(self.parents) - 1
+        if first.has_failed:
+            return f"parent {first.state or 'discarded'}: {first.id}"
+        return f"after {first.id}" + (f" and {others}{'+' if self.more else ''} more" if others else "")
+
+    @property
     def text(self) -> str:
         """Why it is blocked, as a sentence."""
         if not self.parents:
@@ -121,8 +142,28 @@ def waiting(session: Session, job: Job) -> Optional[Waiting]:
     if job.state != "blocked":
         return None
     found, more = parents(session, job, only_unmet=True, limit=10 * SHOWN)
+    return _waiting(found, more)
+
+
+def waiting_of_each(session: Session, jobs: Iterable[Job]) -> dict[int, Waiting]:
+    """What the blocked ones of these jobs wait for, by their `seq`. One statement, at most FEW parents of each job."""
+    found: dict[int, list[Parent]] = {job.seq: [] for job in jobs if job.state == "blocked"}
+    if not found:
+        return {}
+    statement = text(_UNMET_OF_EACH_SQLITE if is_sqlite() else _UNMET_OF_EACH_POSTGRESQL)
+    for seq, *parent in session.execute(statement, {"seqs": _listed(found), "most": FEW + 1}):
+        found[seq].append(Parent(*parent))
+    return {seq: _waiting(sorted(rows, key=lambda one: one.id)[:FEW], len(rows) > FEW) for seq, rows in found.items()}
+
+
+def _waiting(found: Sequence[Parent], more: bool) -> Waiting:
     first = sorted(found, key=lambda parent: not parent.has_failed)
     return Waiting(first[:SHOWN], more or len(found) > SHOWN)
+
+
+def _listed(seqs: Iterable[int]) -> Any:
+    """Numbers as one value of a statement."""
+    return json.dumps(list(seqs)) if is_sqlite() else list(seqs)
 
 
 def orphaned(session: Session, limit: int) -> Sequence[Row[tuple[str, str]]]:
@@ -202,7 +243,7 @@ def graph(session: Session, job: Job) -> Optional[Graph]:
     if len(seqs) < 2:
         return None
     whole, seqs = len(seqs) <= MOST_JOBS, seqs[:MOST_JOBS]
-    given = {"seqs": json.dumps(seqs) if is_sqlite() else seqs}
+    given = {"seqs": _listed(seqs)}
     listed = "IN (SELECT value FROM json_each(:seqs))" if is_sqlite() else "= ANY(:seqs)"
     # As text: with SQLAlchemy's own list of a thousand values, this takes four times as long.
     nodes = {row[0]: Node(*row) for row in session.execute(text(_NODES + listed), given)}

@@ -5,10 +5,11 @@ The index refuses what this module did not see. Then the whole batch is looked a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Callable, Optional, TypeVar
 
-from sqlalchemy import ColumnElement, select, text, true
+from sqlalchemy import ColumnElement, String, literal, select, text, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,21 +18,30 @@ from webapp.db.engines import is_sqlite
 from webapp.db.models import Job
 
 T = TypeVar("T")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def guarded(
-    session: Session, takers: Optional[ColumnElement[bool]], update: Callable[[ColumnElement[bool]], T]
+    session: Session,
+    takers: Optional[ColumnElement[bool]],
+    update: Callable[[ColumnElement[bool]], T],
+    given: Mapping[str, Any] = NOTHING,
 ) -> tuple[T, dict[str, Holder]]:
     """Call `update` with a condition that leaves out the jobs whose keys are held.
 
-    `takers`: the jobs that take their key with this update; None: none. Returns its result, and who holds the key of
-    each job that stays, by its id.
+    `takers`: the jobs that take their key with this update; None: none. `given`: the columns `unique_key` and
+    `unique_while` that the update gives them. Returns its result, and who holds the key of each job that stays, by its
+    id.
     """
     if takers is None:
         return update(true()), {}
+    key, while_ = (
+        literal(given[name], String).label(name) if name in given else getattr(Job, name)
+        for name in ("unique_key", "unique_while")
+    )
     for tries_left in reversed(range(TRIES)):
-        columns = Job.seq, Job.id, Job.unique_key, Job.unique_while
-        jobs = session.execute(select(*columns).where(Job.unique_key.is_not(None), takers).order_by(Job.seq)).all()
+        found = select(Job.seq, Job.id, key, while_).where(key.is_not(None), takers).order_by(Job.seq)
+        jobs = session.execute(found).all()
         if not jobs:
             return update(true()), {}
         held = _held(session, jobs)

@@ -16,10 +16,12 @@ from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
 from webapp.core.enqueue import ADD_LABEL_SET, ADD_QUEUE
+from webapp.core.flow import unique_keys
 from webapp.core.flow.unique_keys import Holder
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
 from webapp.db import audit
+from webapp.db.engines import is_sqlite
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
 from webapp.jobs import follow_ups, group_history, key_guard
 from webapp.lib import clock
@@ -88,6 +90,12 @@ def in_state(*states: str) -> ColumnElement[bool]:
     return or_(*conditions)
 
 
+def lock_in_order(session: Session, which: ColumnElement[bool]) -> None:
+    """On PostgreSQL, lock these jobs by sequence, as a submit and a settle do, so that none waits for another."""
+    if not is_sqlite():
+        session.execute(select(Job.seq).where(which).order_by(Job.seq).with_for_update(key_share=True))
+
+
 def move(
     session: Session,
     action: BulkAction,
@@ -113,6 +121,8 @@ def move(
     if audited and audit_lines.is_audited(action.actor):
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
     takers = and_(which, guard, ENDED) if _reopens(action.verb) else None
+    if values.keys() & {"unique_key", "unique_while"}:  # an edit: also a job that has not ended takes another key
+        takers = and_(which, guard)
     if arrow.enters is None:
         follow_ups.before_discard(session, and_(which, guard))
         statement: Any = delete(Job).where(which, guard)
@@ -122,7 +132,7 @@ def move(
     was, ended_at = (Job.state, Job.finished_at) if arrow.enters is None else (Job.prior_state, Job.prior_finished_at)
     statement = statement.returning(*_MOVED, *_OF_GROUP, was.label("was"), ended_at.label("died_at"))
     statement = statement.execution_options(synchronize_session=False)
-    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all())
+    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all(), values)
     _tell_held(stay, held)
     moved = sorted(rows, key=lambda job: job.seq)
     dead = [job for job in moved if job.was == "dead" and job.error_key is not None]
@@ -202,6 +212,9 @@ def put_back(
     # A job that had started before has left its key.
     takers = and_(there, ENDED, Job.prior_state.not_in(TERMINAL), Job.unique_while.in_(("waiting", "unfinished")))
     fields = _prior_fields(session, there) if undone.verb == "edit" else {}
+    if fields.pop("takes_key", False):
+        takers = there
+    lock_in_order(session, there)
     statement = (
         update(Job)
         .where(there)
@@ -218,7 +231,7 @@ def put_back(
         .returning(*_MOVED, Job.state)
         .execution_options(synchronize_session=False)
     )
-    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all())
+    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all(), fields)
     _tell_held(stay, held)
     waiting = [row for row in rows if row.state not in TERMINAL]
     restore_queues(session, {(row.queue, row.requires) for row in waiting})
@@ -232,9 +245,17 @@ def put_back(
 
 
 def _prior_fields(session: Session, which: ColumnElement[bool]) -> dict[str, Any]:
-    """The old values of the columns that an edit changed. An edit moves one job."""
-    fields: dict[str, Any] = json.loads(session.scalar(select(Job.prior_fields).where(which)) or "{}")
-    return {**fields, "prior_fields": None}
+    """The old values of the columns that an edit changed, and `takes_key`: whether the job holds its old key with them.
+
+    An edit moves one job.
+    """
+    job = session.scalar(select(Job).where(which))
+    fields: dict[str, Any] = json.loads(job.prior_fields or "{}") if job is not None else {}
+    takes_key = False
+    if job is not None and fields.keys() & {"unique_key", "unique_while"}:
+        until, while_ = fields.get("unique_until", job.unique_until), fields.get("unique_while", job.unique_while)
+        takes_key = unique_keys.holds(while_, until, str(job.prior_state))
+    return {**fields, "prior_fields": None, "takes_key": takes_key}
 
 
 def restore_queues(session: Session, label_sets: Iterable[tuple[str, str]]) -> None:

@@ -6,16 +6,18 @@ and labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Optional
 
 from sqlalchemy import select, text
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from webapp.core.flow import limits
 from webapp.core.flow.limits import OF_QUEUE, Key, Limit, Limits
-from webapp.core.statements import STARTS, WITH_LIMITED_LANES
+from webapp.core.statements import WITH_LIMITED_LANES
+from webapp.db.engines import is_sqlite
 from webapp.db.label_sets import busy_label_sets
 from webapp.db.models import Job
 from webapp.db.models import Limit as LimitRow
@@ -38,6 +40,21 @@ SELECT found.limits, found.queue, found.requires, (SELECT count(*) FROM (SELECT 
 FROM (SELECT seq, limits, queue, requires FROM found LIMIT :n) AS found JOIN jobs AS head ON head.seq = found.seq
 """
 )
+# The oldest of the last `rate` starts of each key: one more may happen when it has left the window.
+_FIRST_STARTS = """
+SELECT given.key, (SELECT started_at FROM limit_starts WHERE key = given.key
+  AND number = 1 - CAST(CAST(given.value AS text) AS integer)
+               + (SELECT max(number) FROM limit_starts WHERE key = given.key))
+FROM {given} AS given
+"""
+
+
+class RunningJob(NamedTuple):
+    """A running job that has keys."""
+
+    id: str
+    queue: str
+    limits: str
 
 
 class Lane(NamedTuple):
@@ -59,7 +76,7 @@ class KeyUse:
 
     key: str
     limit: Limit
-    holders: list[Job] = field(default_factory=list)
+    holders: list[RunningJob] = field(default_factory=list)
     waiting: Count = NONE
     opens_at: Optional[int] = None  # when its rate allows the next start, if that is later than now
 
@@ -70,7 +87,7 @@ class LimitView:
 
     row: LimitRow
     keys: int = 0
-    holders: list[Job] = field(default_factory=list)
+    holders: list[RunningJob] = field(default_factory=list)
     waiting: Count = NONE
     opens_at: Optional[int] = None  # when its rate allows the next start; of a pattern, of the first key
 
@@ -113,7 +130,7 @@ class Block:
     kind: str
     key: Key
     limit: Limit
-    holders: Sequence[Job] = ()
+    holders: Sequence[RunningJob] = ()
     opens_at: Optional[int] = None
     first: str = ""  # a job's id
 
@@ -141,6 +158,12 @@ class Block:
             return f"no other job may use {name} beside it, but {shown}{more} still run{'s' * (len(self.holders) == 1)}"
         return f"{shown} uses {name} exclusively"
 
+    @property
+    def short(self) -> str:
+        """The same for a list: 'limit db full', 'limit mail 10/min'."""
+        words = {"zero": "is 0", "rate": limits.rate_text(self.limit.rate, self.limit.per)}
+        return f"limit {self.name} {words.get(self.kind, self.kind)}"
+
     def json(self) -> dict[str, Any]:
         return {
             "reason": self.kind,
@@ -167,7 +190,7 @@ def uses(session: Session, known: Limits) -> dict[str, KeyUse]:
 
     def use(key: Key, limit: Limit) -> KeyUse:
         if key.name not in found:
-            found[key.name] = KeyUse(key.name, limit, opens_at=rate_opens_at(session, key.name, limit))
+            found[key.name] = KeyUse(key.name, limit)
         return found[key.name]
 
     for job in _running(session, known):
@@ -178,6 +201,8 @@ def uses(session: Session, known: Limits) -> dict[str, KeyUse]:
             one = use(key, limit)
             number = one.waiting.number + min(lane.number, LANE_CAP)
             one.waiting = Count(number, one.waiting.capped or lane.number > LANE_CAP)
+    for name, opens_at in _rates_open_at(session, {name: one.limit for name, one in found.items()}).items():
+        found[name].opens_at = opens_at
     return found
 
 
@@ -203,42 +228,39 @@ def views(session: Session, rows: Sequence[LimitRow]) -> list[LimitView]:
     return list(found.values())
 
 
-def rate_opens_at(session: Session, name: str, limit: Limit) -> Optional[int]:
-    """When one more job with the key may start, if that is later than now."""
-    if limit.rate is None or limit.per is None:
-        return None
-    rows = session.execute(text(STARTS), {"key": name, "rate": limit.rate, "n": 1}).all()
-    now = clock.now()
-    if not rows or rows[0][0] > rows[0][2] + 1 - limit.rate or rows[0][1] > now + limit.per:
-        return None
-    opens_at: int = rows[0][1] + limit.per
-    return opens_at if opens_at > now else None
+def _rates_open_at(session: Session, keys: Mapping[str, Limit]) -> dict[str, int]:
+    """When one more job with each of these keys may start. A key is left out if its rate allows that now."""
+    rated = {name: limit for name, limit in keys.items() if limit.rate is not None}
+    if not rated:
+        return {}
+    statement = _FIRST_STARTS.format(given="json_each(:rates)" if is_sqlite() else "json_each(CAST(:rates AS json))")
+    rates = json.dumps({name: limit.rate for name, limit in rated.items()})
+    found, now = {}, clock.now()
+    for name, started_at in session.execute(text(statement), {"rates": rates}):
+        # A start far in the future was stamped before the machine's clock was set back.
+        if started_at is not None and now - (per := rated[name].per or 0) < started_at <= now + per:
+            found[name] = started_at + per
+    return found
 
 
 def blocks(session: Session, jobs: Iterable[Job]) -> dict[int, Block]:
     """Why pending jobs may not start because of their limits, by sequence number; jobs that may start have none.
 
-    Costs three statements for any number of jobs, and one for each key with a rate. It does not look for earlier jobs
-    that wait for the same key, as `block` does.
+    Costs at most three statements for any number of jobs. It does not look for earlier jobs that wait for the same
+    key, as `block` does.
     """
-    known = read(session)
-    asked = {job.seq: keys for job in jobs if job.state == "pending" and (keys := known.keys_of(job.queue, job.limits))}
+    pending = [job for job in jobs if job.state == "pending"]
+    known = read(session) if pending else Limits()
+    asked = {job.seq: keys for job in pending if (keys := known.keys_of(job.queue, job.limits))}
     if not asked:
         return {}
-    held: dict[str, list[tuple[Job, bool]]] = {}
+    held: dict[str, list[tuple[RunningJob, bool]]] = {}
     for job in _running(session, known):
         for key, _ in known.keys_of(job.queue, job.limits):
             held.setdefault(key.name, []).append((job, key.exclusive))
-    opens: dict[str, Optional[int]] = {}
-    found = {}
-    for seq, keys in asked.items():
-        for key, limit in keys:
-            if limit.rate is not None and key.name not in opens:
-                opens[key.name] = rate_opens_at(session, key.name, limit)
-        why = _block(keys, held, opens)
-        if why is not None:
-            found[seq] = why
-    return found
+    opens = _rates_open_at(session, {key.name: limit for keys in asked.values() for key, limit in keys})
+    found = {seq: _block(keys, held, opens) for seq, keys in asked.items()}
+    return {seq: why for seq, why in found.items() if why is not None}
 
 
 def block(session: Session, job: Job) -> Optional[Block]:
@@ -261,15 +283,15 @@ def block(session: Session, job: Job) -> Optional[Block]:
 
 def _block(
     keys: Sequence[tuple[Key, Limit]],
-    held: dict[str, list[tuple[Job, bool]]],
-    opens: dict[str, Optional[int]],
+    held: dict[str, list[tuple[RunningJob, bool]]],
+    opens: Mapping[str, int],
 ) -> Optional[Block]:
     """The first reason, in the order in which a claim looks."""
     for key, limit in keys:
         if limit.most == 0:
             return Block("zero", key, limit)
     for key, limit in keys:
-        if opens.get(key.name) is not None:
+        if key.name in opens:
             return Block("rate", key, limit, opens_at=opens[key.name])
     for key, limit in keys:
         holders = held.get(key.name, [])
@@ -281,9 +303,9 @@ def _block(
     return None
 
 
-def _running(session: Session, known: Limits) -> list[Job]:
+def _running(session: Session, known: Limits) -> list[RunningJob]:
     """Running jobs that have keys, first started first."""
     named = Job.limits != ""
     which = in_state("processing") if known.of_queues else in_state("processing") & named
-    rows = select(Job).where(which).options(defer(Job.env)).order_by(Job.started_at).limit(COUNT_CAP)
-    return list(session.scalars(rows))
+    rows = select(Job.id, Job.queue, Job.limits).where(which).order_by(Job.started_at).limit(COUNT_CAP)
+    return [RunningJob(*row) for row in session.execute(rows)]

@@ -264,7 +264,9 @@ class Dispatcher:
             free = self._free(holding)
             if free > 0:
                 claimed = self._selection.claim(turn, free, state, self.settings, holding=bool(holding))
-                drained = self._drain and not claimed and self._selection.is_drained(turn)
+                # What is due is decided in bounded steps: the last one may unblock a job that this worker runs.
+                is_due = state.next_due is not None and state.next_due <= turn.now
+                drained = self._drain and not (claimed or is_due) and self._selection.is_drained(turn)
                 released = released and self._selection.leaves_some
             if promoted or drained or released or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
@@ -293,7 +295,8 @@ class Dispatcher:
     ) -> tuple[list[tuple[AttemptResult, Optional[str]]], list[int]]:
         """The results as the retry rules see them, with their jobs' new states; and when the retries are due."""
         settled, due = list[tuple[AttemptResult, Optional[str]]](), list[int]()
-        for result in ended:
+        # By sequence, as a submit locks the parents of its jobs: in another order, the two could wait for each other.
+        for result in sorted(ended, key=lambda one: one.claim.seq):
             one, wait = retries.judge(result, self.settings, self._retry_rules)
             self._reports.store_last(turn, one.claim, one.report)
             state = turn.settle(one, self.settings, wait)

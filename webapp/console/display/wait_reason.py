@@ -99,10 +99,14 @@ SHORT = {
 
 
 def short_reasons(session: Session, jobs: Sequence[Job], lease: float) -> dict[int, str]:
-    """Why pending jobs wait, in two or three words, by their `seq`. Not those that only wait for their turn."""
+    """Why pending and blocked jobs wait, in a few words, by their `seq`. Not those that only wait for their turn."""
     pending = {job.seq: labels.LabelSet(job.queue, job.requires) for job in jobs if job.state == "pending"}
     found = blockers.obstacles(session, pending.values(), lease)
-    return {seq: _short(found[one]) for seq, one in pending.items() if one in found}
+    reasons = {seq: _short(found[one]) for seq, one in pending.items() if one in found}
+    may_start = [job for job in jobs if job.seq in pending and job.seq not in reasons]
+    reasons.update((seq, block.short) for seq, block in limit_use.blocks(session, may_start).items())
+    reasons.update((seq, unmet.short) for seq, unmet in chains.waiting_of_each(session, jobs).items())
+    return reasons
 
 
 def _short(obstacle: blockers.Obstacle) -> str:

@@ -131,10 +131,12 @@ class Edge(NamedTuple):
 
 def resolve(
     transaction: Transaction, jobs: Sequence[tuple[str, tuple[After, ...], int]], new: Iterable[str]
-) -> list[Edge]:
+) -> tuple[list[Edge], bool]:
     """The edges of new jobs, given as id, parents and place. Locks parents that exist, and marks them as followed.
 
-    `new`: ids of the jobs of this call. Raises SpecError for a parent that does not exist, or cannot end as wanted.
+    `new`: ids of the jobs of this call. Also returns whether a worker runs one of the parents: it must read that it is
+    followed, so the caller increments the revision. Raises SpecError for a parent that does not exist, or cannot end as
+    wanted.
     """
     own = set(new)
     outside = sorted({one.job for _, after, _ in jobs for one in after} - own)
@@ -152,7 +154,7 @@ def resolve(
         for one in after:
             seq, state = known.get(one.job, (None, "")) if one.job not in own else (None, "")
             edges.append(Edge(child_id, one.job, seq, one.on, _is_met(one.on, state)))
-    return edges
+    return edges, any(state == "processing" for _, state in known.values())
 
 
 def _problem(one: After, known: Mapping[str, tuple[int, str]]) -> Optional[str]:
@@ -177,8 +179,6 @@ def _follow(transaction: Transaction, ids: Sequence[str]) -> dict[str, tuple[int
     seqs = [row[0] for row in found]
     follow = "UPDATE jobs SET followed = CASE WHEN finished_at IS NULL THEN 1 ELSE coalesce(followed, 0) END WHERE seq"
     transaction.execute(f"{follow} {_listed(transaction.is_sqlite)}", {"seqs": _values(seqs, transaction.is_sqlite)})
-    if any(row[2] == "processing" for row in found):
-        transaction.execute("UPDATE control SET revision = revision + 1")  # its worker reads that it is followed
     return {job_id: (seq, state) for seq, job_id, state in found}
 
 
