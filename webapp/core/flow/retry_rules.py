@@ -242,7 +242,7 @@ def _rule(value: object, number: int) -> Rule:
         raise ValueError(f'{where}{_show(value)} is not allowed; expected an object such as {{"exit": [75], …}}.')
     _refuse_unknown(value, (*CONDITIONS, "do"), where)
     do = value.get("do")
-    if do not in ACTIONS:
+    if not isinstance(do, str) or do not in ACTIONS:
         raise ValueError(f"{where}{_show(do)} is no action; expected {', '.join(ACTIONS)}.")
     given = [name for name in CONDITIONS if value.get(name) is not None]
     if len(given) > 1:
