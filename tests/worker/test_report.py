@@ -65,6 +65,7 @@ def test_a_file_that_is_written_anew_is_read_from_its_start(path: Path) -> None:
         ({"note": 5}, "note must be a text"),
         ({"result": [1]}, "result must be an object"),
         ({"result": {"a": "b" * 20_000}}, "result is longer than 16 KiB"),
+        (b'{"result": ' + b'{"a": ' * 20 + b"[]" + b"}" * 21 + b"\n", "result has more than 20 levels"),
         ({"retry_after": -1}, "retry_after must be a number of seconds"),
         ({"note": "a" * LINE_LIMIT}, "a line is longer than 64 KiB"),
     ],

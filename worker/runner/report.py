@@ -18,6 +18,7 @@ from webapp.core.flow.retry_rules import MAX_WAIT
 READ_LIMIT = 256 * 1024  # bytes of what was written since the last read; of more, only the end is read
 LINE_LIMIT = 64 * 1024  # bytes
 RESULT_LIMIT = 16 * 1024  # characters, as JSON
+RESULT_DEPTH = 20  # levels: a page indents each
 NOTE_LIMIT = 500  # characters
 _HEAD = 64  # bytes: if they change, the file was written anew
 _FLAGS: int = os.O_RDONLY | sum(
@@ -187,7 +188,19 @@ def _result(value: object) -> str:
     text = json.dumps(value, allow_nan=False)
     if len(text) > RESULT_LIMIT:
         raise _Wrong(f"result is longer than {RESULT_LIMIT // 1024} KiB")
+    if _is_deep([value]):
+        raise _Wrong(f"result has more than {RESULT_DEPTH} levels")
     return text
+
+
+def _is_deep(level: list[Any]) -> bool:
+    """Whether there are more than RESULT_DEPTH objects or lists inside each other."""
+    for _ in range(RESULT_DEPTH + 1):
+        if not level:
+            return False
+        parts = (list(one.values()) if isinstance(one, dict) else one for one in level)
+        level = [one for part in parts for one in part if isinstance(one, (dict, list))]
+    return True
 
 
 def _retry_after(value: object) -> float:
