@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Callable
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import insert, update
 from tests.commands.conftest import run_here
 from tests.console.conftest import Browser
 from tests.factories import make_job
+from webapp.console.display.env_values import MASK
 from webapp.db.engines import reading, writing
 from webapp.db.models import Fire, Schedule
 from webapp.jobs.lifecycle import NotFound
@@ -138,6 +140,17 @@ def test_a_job_or_a_schedule_can_prefill_the_form(admin: Browser) -> None:
     assert 'value="reports"' in page
     add(tz="Asia/Tokyo")
     assert "Asia/Tokyo" in admin.get("/schedules/new?from=nightly").get_data(as_text=True)
+
+
+def test_the_form_shows_no_secrets_and_keeps_them(admin: Browser) -> None:
+    secret, masked = {"A": "1", "API_TOKEN": "t0psecret"}, {**FORM, "env": f"A=1\nAPI_TOKEN={MASK}"}
+    make_job("dead", id="job1", env=json.dumps(secret))
+    assert admin.post("/schedules/new", {**masked, "env_of": "job:job1"}).status_code == 303
+    for url in ("/schedules/new?job=job1", "/schedules/new?from=nightly", "/schedule/nightly/edit"):
+        assert "t0psecret" not in admin.get(url).get_data(as_text=True)
+    admin.post("/schedule/nightly/edit", {**masked, "note": "new", "seen": version()})
+    admin.post("/schedules/new", {**masked, "name": "other", "env_of": "schedule:nightly"})
+    assert (stored().note, stored().job.env, stored("other").job.env) == ("new", secret, secret)
 
 
 def test_a_schedule_is_paused_resumed_and_run_now(admin: Browser) -> None:

@@ -7,9 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job
+from webapp.console.display.env_values import MASK
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import actions
@@ -269,6 +271,27 @@ def test_a_form_can_be_prefilled_from_another_job(operator: Browser) -> None:
     assert "A=1</textarea>" in text
     assert 'value="job1"' not in text
     assert operator.get("/submit?from=none").status_code == 404
+
+
+def test_a_form_from_another_job_shows_no_secrets_and_copies_them(operator: Browser) -> None:
+    make_job("dead", id="job1", env=json.dumps({"A": "1", "API_TOKEN": "t0psecret", "PEM": "two\nlines"}))
+    text = operator.get("/submit?from=job1").get_data(as_text=True)
+    assert "t0psecret" not in text
+    masked = f"A=2\nAPI_TOKEN={MASK}\nPEM={MASK}"
+    check = {"command": "x", "env": masked, "env_of": "job:job1"}
+    assert operator.post("/submit/check?field=env", check, partial=True).get_data(as_text=True).strip() == ""
+    submit(operator, id="job2", env=masked, env_of="job:job1")
+    with reading() as session:
+        job = session.scalars(select(Job).where(Job.id == "job2")).one()
+    assert json.loads(job.env or "") == {"A": "2", "API_TOKEN": "t0psecret", "PEM": "two\nlines"}
+
+
+@pytest.mark.parametrize("env_of", ["", "job:job1", "job:none", "schedule:none"])
+def test_a_mask_without_a_stored_value_is_refused(operator: Browser, env_of: str) -> None:
+    make_job("dead", id="job1", env='{"API_TOKEN": "t0psecret"}')
+    answer = submit(operator, env=f"OTHER_TOKEN={MASK}", env_of=env_of)
+    assert answer.status_code == 422
+    assert "OTHER_TOKEN has only the mask" in answer.get_data(as_text=True)
 
 
 def test_a_leading_empty_line_of_a_command_is_kept(operator: Browser) -> None:

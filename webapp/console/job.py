@@ -91,7 +91,7 @@ def show(job_id: str) -> ResponseReturnValue:
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
             **chain.values_of(session, job),
-            env=env_values.masked(_env(job)),
+            env=env_values.masked(env_values.of_job(job)),
             mask=env_values.MASK,
             history=history if "all" in request.args else history[: timeline.SHOWN],
             older=0 if "all" in request.args else max(len(history) - timeline.SHOWN, len(ended) - len(shown)),
@@ -117,11 +117,6 @@ def _to_go(session: Session, job: Job) -> Optional[dict[str, Any]]:
         return None
     usual = usual_time.usual(session, job.command)
     return {"since": times.iso(job.started_at), "usual": usual} if usual is not None else None
-
-
-def _env(job: Job) -> dict[str, str]:
-    found: dict[str, str] = json.loads(job.env) if job.env else {}
-    return found
 
 
 def _notifications(session: Session, job: Job) -> dict[str, Any]:
@@ -234,7 +229,6 @@ def edit(job_id: str) -> ResponseReturnValue:
         if job.state not in ARROWS["edit"].leaves:
             return htmx.refused(lifecycle.refusal("edit", job_id, job.state))
         form = SubmitForm.of_job(job, keep_trace=True)
-        form.values["env"] = env_values.as_lines(_env(job))
         return _edit_page(session, job, form, job.changed_at)
 
 
@@ -245,10 +239,10 @@ def save(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = _found(session, job_id)
     seen = whole_number(request.form.get("seen", ""))
-    form = SubmitForm.read({**request.form, "many": "", "id": "", "notify": "", "after": "", "start": "now"})
+    sent = {**request.form, "many": "", "id": "", "notify": "", "after": "", "start": "now"}
+    form = SubmitForm.read(sent, env_values.of_job(job))
     if not form.errors:
         changes = form.changes
-        changes["env"] = {**(changes["env"] or {}), **env_values.with_stored(form.values["env"], _env(job))} or None
         shown = SubmitForm.of_job(job).values
         if all(form.values[name] == shown[name] for name in ("unique", "unique_while")):
             del changes["unique"]  # a period that stays does not begin anew
@@ -276,7 +270,6 @@ def _edit_page(session: Session, job: Job, form: SubmitForm, seen: int) -> str:
         seen=seen,
         defaults=settings.load(session),
         queues=some_names(session, 200),
-        masked=env_values.MASK in form.values["env"],
         mask=env_values.MASK,
     )
 
@@ -287,7 +280,7 @@ def reveal(job_id: str) -> ResponseReturnValue:
     """Show the masked variables. The audit trail has who saw them."""
     with writing(wakes_workers=False) as session:
         job = _found(session, job_id)
-        env = _env(job)
+        env = env_values.of_job(job)
         names = [name for name, value in env.items() if env_values.looks_secret(name, value)]
         change = {"after": {"env": ", ".join(names)}}
         audit.note(session, "reveal", [f"job:{job_id}"], actor(), details=[change])

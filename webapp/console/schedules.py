@@ -11,7 +11,7 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console.display import times
+from webapp.console.display import env_values, times
 from webapp.console.display.forms import SubmitForm
 from webapp.console.display.schedule_form import FIELDS, ScheduleForm
 from webapp.console.display.schedule_strip import strip_of
@@ -148,7 +148,7 @@ def new() -> ResponseReturnValue:
 @pages.post("/schedules/new")
 @needs("admin")
 def add() -> ResponseReturnValue:
-    form = ScheduleForm.read(request.form)
+    form = ScheduleForm.read(request.form, _stored())
     if form.spec is not None:
         try:
             actions.add(form.spec, actor())
@@ -194,8 +194,10 @@ def change(name: str) -> ResponseReturnValue:
     with reading() as session:
         row = views.find(session, name)
         before = views.described(row)
+        stored = env_values.stored_of(session, f"schedule:{name}")
     anchor = before.timing.anchor if before is not None else None
-    form = ScheduleForm.read({**request.form, "name": name}, anchor=anchor, enabled=not views.is_paused(row))
+    sent = {**request.form, "name": name}
+    form = ScheduleForm.read(sent, stored, anchor=anchor, enabled=not views.is_paused(row))
     changed: Optional[Preview] = None
     if form.spec is not None:
         after = form.spec
@@ -221,7 +223,7 @@ def check() -> ResponseReturnValue:
     name = request.args.get("field", "")
     if name not in FIELDS:
         abort(404)
-    form = ScheduleForm.read({**request.form, "name": request.form.get("name", "") or "new"})
+    form = ScheduleForm.read({**request.form, "name": request.form.get("name", "") or "new"}, _stored())
     spec = _timed(form)
     return htmx.fragment(
         "schedules/_check.html",
@@ -233,13 +235,18 @@ def check() -> ResponseReturnValue:
     )
 
 
+def _stored() -> dict[str, str]:
+    with reading() as session:
+        return env_values.stored_of(session, request.form.get("env_of", ""))
+
+
 def _timed(form: ScheduleForm) -> Optional[ScheduleSpec]:
     """The schedule if its time is valid, whatever its job is."""
     if form.spec is not None:
         return with_anchor(form.spec, clock.now())
     name = "new" if form.errors.get("name") else form.values["name"]
     others = {name: "" for name in FIELDS if name not in TIME_FIELDS}
-    again = ScheduleForm.read({**form.values, **others, "name": name, "command": "true"})
+    again = ScheduleForm.read({**form.values, **others, "name": name, "command": "true"}, {})
     return with_anchor(again.spec, clock.now()) if again.spec is not None else None
 
 
@@ -259,6 +266,7 @@ def _form(
         queues=some_names(session, 200),
         zones=_zones(),
         zone_name=times.zone_name(),
+        mask=env_values.MASK,
         defaults=settings.load(session),
     )
 

@@ -15,6 +15,7 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
+from webapp.console.display import env_values
 from webapp.console.display.forms import FIELDS, MOST_LINES, SubmitForm
 from webapp.console.display.setting_effects import Timetable
 from webapp.console.display.times import zone_name
@@ -63,7 +64,7 @@ def create() -> ResponseReturnValue:
     key = request.form.get("form_key", "")
     if not FORM_KEY.match(key):
         abort(400, "This form is incomplete. Reload the page.")
-    form = SubmitForm.read(request.form)
+    form = _sent()
     if form.specs:
         made, number = _key_of(key, form), len(form.specs)
         batch = form.batch or (f"form-{made[:12]}" if number > 1 else None)
@@ -80,6 +81,12 @@ def create() -> ResponseReturnValue:
             return _leave(ids, batch, warned, watch=request.form.get("then") == "watch", stored=number - len(held))
     with reading() as session:
         return _page(session, form, key), 422
+
+
+def _sent() -> SubmitForm:
+    with reading() as session:
+        stored = env_values.stored_of(session, request.form.get("env_of", ""))
+    return SubmitForm.read(request.form, stored)
 
 
 def _told(held: dict[int, Holder]) -> list[str]:
@@ -119,7 +126,7 @@ def check() -> ResponseReturnValue:
     name = request.args.get("field", "")
     if name not in FIELDS:
         abort(404)
-    form = SubmitForm.read(request.form)
+    form = _sent()
     with reading() as session:
         values = settings.load(session)
         if name == "id" and len(form.specs) == 1 and form.specs[0].id is not None:
@@ -181,6 +188,7 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
         channels=notifications.channel_names(session),
         recent=queries.recent_commands(session, actor()),
         zone_name=zone_name(),
+        mask=env_values.MASK,
         most_lines=MOST_LINES,
     )
 

@@ -1,11 +1,22 @@
-"""Environment variables of a job on a page: values that look like secrets are masked until the user asks for them."""
+"""Environment variables of a job on a page: values that look like secrets are masked until the user asks for them.
+
+A form shows the mask too, and names what it was filled in from. When it is sent, the mask stands for the stored value.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 
-from webapp.lib.text import unix_lines
+from sqlalchemy.orm import Session
+
+from webapp.core.job_spec import SpecError
+from webapp.db.models import Job
+from webapp.jobs import job_detail
+from webapp.jobs.lifecycle import NotFound
+from webapp.schedules import views
 
 MASK = "\N{BULLET}" * 8
 _NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|KEY|CREDENTIAL|AUTH(?!OR)|COOKIE|DSN|PRIVATE|SIGNATURE", re.IGNORECASE)
@@ -31,7 +42,28 @@ def as_lines(env: Mapping[str, str]) -> str:
     return "\n".join(f"{name}={value}" for name, value in shown.items())
 
 
-def with_stored(typed: str, env: Mapping[str, str]) -> dict[str, str]:
-    """The stored values of the variables whose lines of the form still have the mask."""
-    lines = (line.partition("=") for line in unix_lines(typed).split("\n"))
-    return {name.strip(): env[name.strip()] for name, _, value in lines if value == MASK and name.strip() in env}
+def with_stored(typed: Mapping[str, str], stored: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a form, with the stored value of each that still has the mask. Raises ValueError: nothing is
+    stored for one of these names."""
+    masked_names = [name for name, value in typed.items() if value.strip() == MASK]
+    for name in masked_names:
+        if name not in stored:
+            raise ValueError(f"{name[:60]} has only the mask, and no value is stored for it. Enter its value.")
+    return {**typed, **{name: stored[name] for name in masked_names}}
+
+
+def stored_of(session: Session, source: str) -> dict[str, str]:
+    """The variables of what a form was filled in from: job:ID or schedule:NAME. None, if that is gone."""
+    kind, _, name = source.partition(":")
+    if kind == "job":
+        job = job_detail.find(session, name)
+        return of_job(job) if job is not None else {}
+    if kind == "schedule":
+        with suppress(NotFound, SpecError):
+            return dict(views.fields_of(views.find(session, name)).get("job", {}).get("env", {}))
+    return {}
+
+
+def of_job(job: Job) -> dict[str, str]:
+    found: dict[str, str] = json.loads(job.env) if job.env else {}
+    return found

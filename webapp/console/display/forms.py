@@ -5,12 +5,11 @@ The form accepts more than JSON: the environment as lines, times in the user's t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
-from webapp.console.display import times
+from webapp.console.display import env_values, times
 from webapp.core import labels, trace_context
 from webapp.core.flow import limits, retry_rules
 from webapp.core.flow.unique_keys import Unique
@@ -33,11 +32,15 @@ STARTS = ("now", "delay", "run_at")
 
 @dataclass
 class SubmitForm:
-    """The values of the form and its errors by field. With the value `many`, each line is a job."""
+    """The values of the form and its errors by field. With the value `many`, each line is a job.
+
+    `stored`: the variables that masked lines of the environment stand for. The value `env_of` says whose they are.
+    """
 
     values: dict[str, str]
     errors: dict[str, str] = field(default_factory=dict)
     specs: list[JobSpec] = field(default_factory=list)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -52,13 +55,16 @@ class SubmitForm:
 
     @classmethod
     def empty(cls) -> SubmitForm:
-        return cls({**dict.fromkeys(FIELDS, ""), "start": "now", "many": ""})
+        return cls({**dict.fromkeys(FIELDS, ""), "start": "now", "many": "", "env_of": ""})
 
     @classmethod
     def of_job(cls, job: Job, *, keep_trace: bool = False) -> SubmitForm:
-        """Filled in from a job, without its id and start time. Not `keep_trace`: a new job is no part of its trace."""
+        """Filled in from a job, without its id and start time. Values that look like secrets are masked.
+
+        Not `keep_trace`: a new job is no part of its trace.
+        """
         form = cls.empty()
-        env = json.loads(job.env) if job.env else {}
+        env = env_values.of_job(job)
         if not keep_trace:
             env.pop(trace_context.VARIABLE, None)
         form.values.update(
@@ -70,7 +76,8 @@ class SubmitForm:
             max_retries="" if job.max_retries is None else str(job.max_retries),
             timeout="" if job.timeout is None else f"{job.timeout:g}",
             cwd=job.cwd or "",
-            env="\n".join(f"{name}={value}" for name, value in env.items()),
+            env=env_values.as_lines(env),
+            env_of=f"job:{job.id}",
             unique=job.unique_key or "",
             unique_while=_scope_of(job),
             retry=as_lines(job.retry),
@@ -78,12 +85,13 @@ class SubmitForm:
         return form
 
     @classmethod
-    def read(cls, sent: Mapping[str, str]) -> SubmitForm:
+    def read(cls, sent: Mapping[str, str], stored: Mapping[str, str]) -> SubmitForm:
         """Read and check the submitted values. With errors, `specs` is empty."""
         values = {name: sent.get(name, "") for name in FIELDS}
         values["many"] = "on" if sent.get("many") else ""
         values["start"] = values["start"] if values["start"] in STARTS else "now"
-        form = cls(values)
+        values["env_of"] = sent.get("env_of", "")
+        form = cls(values, stored=stored)
         commands = form.lines if values["many"] else []
         specs = form._parse(commands[0] if commands else form.command)
         if values["many"]:
@@ -201,7 +209,8 @@ class SubmitForm:
 
     def _environment(self, text: str) -> Optional[dict[str, str]]:
         try:
-            return read_env(line for line in unix_lines(text).split("\n") if line.strip()) or None
+            typed = read_env(line for line in unix_lines(text).split("\n") if line.strip())
+            return env_values.with_stored(typed, self.stored) or None
         except ValueError as error:
             self.errors["env"] = str(error)
             return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from webapp.console.display import times
+from webapp.console.display import env_values, times
 from webapp.console.display.forms import SubmitForm, as_lines, unique_values
 from webapp.core.job_spec import JobSpec, SpecError
 from webapp.lib import clock
@@ -42,15 +42,15 @@ class ScheduleForm:
     @classmethod
     def empty(cls, job: Optional[SubmitForm] = None) -> ScheduleForm:
         """An empty form, or one with the fields of a job."""
-        values = {**dict.fromkeys(FIELDS, ""), "repeat": "cron", "overlap": "skip", "catch_up": "last"}
+        values = {**dict.fromkeys(FIELDS, ""), "repeat": "cron", "overlap": "skip", "catch_up": "last", "env_of": ""}
         values["tz"] = times.zone_name()
         if job is not None:
-            values.update({name: job.values[name] for name in JOB_FIELDS})
+            values.update({name: job.values[name] for name in (*JOB_FIELDS, "env_of")})
         return cls(values)
 
     @classmethod
     def of_spec(cls, spec: ScheduleSpec) -> ScheduleForm:
-        """Filled in from a schedule."""
+        """Filled in from a schedule. Values that look like secrets are masked."""
         job, timing, form = spec.job, spec.timing, cls.empty()
         form.values.update(
             name=timing.name,
@@ -77,7 +77,8 @@ class ScheduleForm:
             max_retries="" if job.max_retries is None else str(job.max_retries),
             timeout="" if job.timeout is None else f"{job.timeout:g}",
             cwd=job.cwd or "",
-            env="\n".join(f"{name}={value}" for name, value in job.env.items()),
+            env=env_values.as_lines(job.env),
+            env_of=f"schedule:{timing.name}",
             notify=", ".join(job.notify),
             limits=", ".join(job.limits),
             retry=as_lines(job.retry),
@@ -86,12 +87,15 @@ class ScheduleForm:
         return form
 
     @classmethod
-    def read(cls, sent: Mapping[str, str], *, anchor: Optional[int] = None, enabled: bool = True) -> ScheduleForm:
-        """Read and check the submitted values. `anchor`: of the schedule that the form edits."""
-        form = cls({name: sent.get(name, "") for name in FIELDS})
+    def read(
+        cls, sent: Mapping[str, str], stored: Mapping[str, str], *, anchor: Optional[int] = None, enabled: bool = True
+    ) -> ScheduleForm:
+        """Read and check the submitted values. `stored`: the variables that masked lines stand for; `anchor`: of the
+        schedule that the form edits."""
+        form = cls({name: sent.get(name, "") for name in (*FIELDS, "env_of")})
         values = form.values
         values["repeat"] = "every" if values["repeat"] == "every" else "cron"
-        job = SubmitForm.read({name: values[name] for name in JOB_FIELDS})
+        job = SubmitForm.read({name: values[name] for name in JOB_FIELDS}, stored)
         form.errors.update({name: text for name, text in job.errors.items() if name in JOB_FIELDS})
         described = form._described(job.specs[0] if job.specs else JobSpec(command="true"))
         described.update(

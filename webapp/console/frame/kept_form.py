@@ -23,7 +23,7 @@ LIFE_SECONDS = 3600
 LONGEST = 300_000  # bytes of a form that is kept
 SECRETS = frozenset({"password", "again", "current", "url"})  # the URL of a channel is a secret as a whole
 # Fields that no person typed. A form with these alone is a button: it is on the page that the person returns to.
-UNTYPED = frozenset({"csrf_token", FIELD, "back", "at", "next", "seen", "form_key", "confirmed", "username"})
+UNTYPED = frozenset({"csrf_token", FIELD, "back", "at", "next", "seen", "env_of", "form_key", "confirmed", "username"})
 
 
 class KeptForm(NamedTuple):
