@@ -213,6 +213,32 @@ def test_a_lane_of_many_blocked_jobs_hides_no_other(queue: Queue, team: Team, mo
     assert team.takes(worker) == ["a0", "b0", "plain"]
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_worker_looks_again_soon_until_it_has_seen_every_lane(
+    queue: Queue, team: Team, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    monkeypatch.setattr(limited, "HEAD", 2)
+    monkeypatch.setattr(limited, "MOST_LANES", 2)
+    limit("zero-*", 0)
+    limit("*", 1)
+    for number in range(6):
+        queue.enqueue("true", limits=f"zero-{number}", priority=5)
+    worker = team.worker()
+    if begun:
+        assert team.takes(worker) == []
+    queue.enqueue("true", id="last", limits="a" if begun else "zz")
+    limit("any", 1)  # a change begins a round, in the middle of the one before
+    looks = 0
+    while not team.takes(worker):
+        looks += 1
+        assert worker.due_in() < 1
+        assert looks < 9
+    assert list(team.held) == ["last"]
+    idle = team.worker()
+    assert [team.takes(idle) for _ in range(4)] == [[]] * 4
+    assert idle.due_in() > 1  # a whole round found none
+
+
 @pytest.mark.postgresql
 def test_priority_and_age_decide_between_limited_and_other_jobs(queue: Queue, team: Team) -> None:
     limit("s", 5)

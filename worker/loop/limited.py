@@ -191,6 +191,17 @@ class LimitedClaims:
         self._in_vain = 0  # choices in a row that found none
         self._admission = _NOTHING
         self._after = ""  # the keys of the last lane that was read, if there are more
+        self._round_from: Optional[str] = None  # where a round through all lanes began; None: it is complete
+        self._is_past_end = False  # in this round
+
+    @property
+    def has_more_lanes(self) -> bool:
+        """Whether a round through the lanes is not complete, so that this worker must look again."""
+        return self._round_from is not None
+
+    def look_at_all(self) -> None:
+        """Any lane may have got a free slot: look at once, and begin a new round."""
+        self.look_at, self._round_from = 0.0, None
 
     def choose(
         self, turn: Turn, runnable: Runnable, n: int, *, named: bool, holding: bool, for_all: bool
@@ -245,7 +256,9 @@ class LimitedClaims:
             end = first[-1].order
             jobs, later = [job for job in jobs if job.order <= end], [job for job in jobs if job.order > end]
         walk.through(jobs)
-        if len(first) == HEAD and not walk.has_seen_enough:
+        if len(first) < HEAD:
+            self._round_from = None  # these are all
+        elif not walk.has_seen_enough:
             seen = {job.seq for job in first}
             walk.through(sorted([*later, *(job for job in self._lanes(turn) if job.seq not in seen)], key=_order))
         self.opens_at, self.alone_waits = self._admission.opens_at, walk.alone_waits
@@ -253,8 +266,17 @@ class LimitedClaims:
         return walk.picked
 
     def _lanes(self, turn: Turn) -> list[Candidate]:
+        if self._round_from is None:
+            self._round_from, self._is_past_end = self._after, False
         lanes = _candidates(turn.fetch(LIMITED_LANES, {"after": self._after, "n": MOST_LANES}))
-        self._after = max(job.limits for job in lanes) if len(lanes) == MOST_LANES else ""
+        if len(lanes) == MOST_LANES:
+            self._after = max(job.limits for job in lanes)
+            is_complete = self._is_past_end and self._after >= self._round_from
+        else:
+            self._after, is_complete = "", self._is_past_end or not self._round_from
+            self._is_past_end = True
+        if is_complete:
+            self._round_from = None
         return lanes
 
 

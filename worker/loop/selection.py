@@ -57,7 +57,7 @@ class Selection:
         # Jobs of queues with a limit are claimed with the other limited jobs.
         self._served = Served(self._labels, paused | self._limited_queues)
         self._runnable = Runnable(self._queues, self._labels, paused, limits, limited_sets)
-        self._limited.look_at = 0.0
+        self._limited.look_at_all()
 
     @property
     def opens_at(self) -> Optional[int]:
@@ -72,7 +72,7 @@ class Selection:
         limited = ((claim.limits and state.limited_waiting) or claim.queue in self._limited_queues for claim in ended)
         self._released = any(limited)
         if self._released:
-            self._limited.look_at = 0.0
+            self._limited.look_at_all()
         return self._released
 
     @property
@@ -136,7 +136,7 @@ class Selection:
             return []
         named, for_all = state.limited_waiting, self._released
         rows = self._limited.choose(turn, self._runnable, n, named=named, holding=holding, for_all=for_all)
-        if self._limited.was_locked:
+        if self._limited.was_locked or (self._limited.has_more_lanes and not rows):
             self.look_again_at = self._limited.look_at
         return rows
 
