@@ -15,6 +15,7 @@ from tests.factories import make_attempt, make_job, make_user
 from webapp.accounts import sessions
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, Report
+from webapp.insight import retry_preview
 from webapp.jobs import actions, job_detail, queue_actions
 from webapp.lib import clock
 
@@ -172,6 +173,14 @@ def test_retry_rules_of_a_queue_in_the_api(program: Program) -> None:
     assert (wrong.status_code, wrong.get_json()["errors"][0]["field"]) == (422, "retry")
     assert program("PUT", "/queues/default/retry", {"retry": None}).get_json()["lines"] == []
     assert program("PUT", "/queues/none/retry", {"retry": None}).status_code == 404
+
+
+def test_a_preview_leaves_out_old_attempts_when_the_time_is_over(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed_attempts()
+    monkeypatch.setattr(retry_preview, "SEARCH_SECONDS", -1.0)
+    assert program("POST", "/queues/default/retry/preview", {"retry": ["output x: bury"]}).get_json()["failed"] == 1
 
 
 # --- the console -----------------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Optional
@@ -19,6 +20,7 @@ from webapp.lib.text import plain_tail
 READ = 20_000  # attempts of all queues, newest first
 MOST = 1000  # failed attempts of the queue
 MOST_OUTPUT = 64 * 1024**2  # bytes of output to search
+SEARCH_SECONDS = 2.0  # for patterns; then the older attempts are left out
 _TAIL = 4 * retry_rules.LAST_CHARACTERS  # bytes
 _BATCH = 100  # attempts whose output is in memory
 
@@ -65,23 +67,23 @@ class Preview:
 
 
 def of(session: Session, rules: RetryRules, queue: str) -> Preview:
-    """Of the last READ attempts, those of this queue that failed, MOST at most. Jobs with own rules are left out."""
+    """Of the last READ attempts, those of this queue that failed, MOST at most. Jobs with own rules are left out, and
+    attempts for which SEARCH_SECONDS do not suffice."""
     counted: Counter[tuple[str, str, str, Optional[str]]] = Counter()
     examples: dict[tuple[str, str, str, Optional[str]], str] = {}
     rows = _failed(session, queue)
     needs_output = any(rule.kind == "output" for rule in rules.rules)
     if needs_output:
         rows = [row for row, total in zip(rows, accumulate(row.size for row in rows)) if total <= MOST_OUTPUT]
-    for start in range(0, len(rows), _BATCH):
-        some = rows[start : start + _BATCH]
-        tails = _tails(session, some) if needs_output else {}
-        for row in some:
-            tail = tails.get((row.job_seq, row.number), "")
-            rule = retry_rules.decide(rules, Failed(row.reason, row.exit_code, row.signal, tail))
-            then = "dead" if row.state == "dead" and row.attempts == row.number else "retried"
-            key = _ended(row), then, _now(rule, then), rule.text if rule is not None else None
-            counted[key] += 1
-            examples.setdefault(key, row.id)
+    until = time.monotonic() + SEARCH_SECONDS
+    for row, tail in _with_tails(session, rows) if needs_output else ((row, "") for row in rows):
+        if counted and time.monotonic() > until:
+            break
+        rule = retry_rules.decide(rules, Failed(row.reason, row.exit_code, row.signal, tail))
+        then = "dead" if row.state == "dead" and row.attempts == row.number else "retried"
+        key = _ended(row), then, _now(rule, then), rule.text if rule is not None else None
+        counted[key] += 1
+        examples.setdefault(key, row.id)
     lines = [Line(*key, number, examples[key]) for key, number in counted.most_common()]
     return Preview(sum(counted.values()), sorted(lines, key=lambda line: not line.differs))
 
@@ -105,6 +107,14 @@ def _failed(session: Session, queue: str) -> list[Any]:
         .limit(MOST)
     )
     return list(session.execute(found))
+
+
+def _with_tails(session: Session, rows: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        tails = _tails(session, some)
+        for row in some:
+            yield row, tails.get((row.job_seq, row.number), "")
 
 
 def _tails(session: Session, rows: Sequence[Any]) -> dict[tuple[int, int], str]:
