@@ -49,6 +49,7 @@ def test_lines_and_json_mean_the_same() -> None:
         ({"rules": [{"exit": [True], "do": "bury"}]}, "rule 1: exit: true is not an exit code"),
         ("exit 0: success", "exit: 0 is not an exit code above 0"),
         ("exit 9-3: bury", "'9-3' is not an exit code"),
+        ("\n".join(["output (ab|c){90}: bury"] * 3), "the patterns repeat too much, all together"),
         ({"rules": [{"do": []}]}, r"rule 1: \[\] is no action"),
         ("exit 1: stop", "rule 1: 'stop' is no action; expected retry, wait, bury, success"),
         ("signal STOPP: bury", "signal: 'STOPP' is not a signal"),

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from webapp.lib import safe_pattern
 from webapp.lib.safe_pattern import MAX_LENGTH, Pattern, PatternError
 
 LONG = "a" * 4000 + "!"
@@ -60,6 +61,18 @@ def test_a_pattern_on_which_re_would_hang_takes_one_step_for_each_character(
     monkeypatch.setattr(Pattern, "_step", counted)
     Pattern(pattern).finds(LONG)
     assert len(steps) <= len(LONG) + 1
+
+
+def test_what_is_remembered_of_a_text_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe_pattern, "_REMEMBERED", 500)
+    pattern = Pattern("a[ab]{50}!")
+    assert not pattern.finds("".join(random.Random(1).choices("ab", k=300)))
+    assert sum(map(len, pattern._steps.values())) < 600
+
+
+def test_states_with_the_same_test_ask_it_once_for_a_character() -> None:
+    pattern = Pattern("a[ab]{50}!")
+    assert (pattern.size > 50, len(pattern._readers)) == (True, 3)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Optional
 from webapp.core import backoff
 from webapp.core.settings import Settings
 from webapp.lib import durations
-from webapp.lib.safe_pattern import PatternError, compiled
+from webapp.lib.safe_pattern import MAX_STATES, PatternError, compiled
 from webapp.lib.text import shorten
 
 ACTIONS = {
@@ -191,6 +191,9 @@ def parse(value: object) -> RetryRules:
     if not isinstance(listed, list) or len(listed) > MAX_RULES:
         raise ValueError(f"rules: expected a list of at most {MAX_RULES} rules.")
     rules = tuple(_rule(one, number) for number, one in enumerate(listed, 1))
+    # They are searched while a worker settles: that may take milliseconds.
+    if sum(compiled(rule.values[0]).size for rule in rules if rule.kind == "output") > MAX_STATES:
+        raise ValueError("rules: the patterns repeat too much, all together. Use smaller numbers of repeats.")
     after = next((number for number, rule in enumerate(rules, 1) if rule.kind == "any"), len(rules))
     if after < len(rules):
         raise ValueError(f"rule {after + 1} comes after a rule for any failure, so it would never count.")
