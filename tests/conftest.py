@@ -28,7 +28,8 @@ from tests.deadline import DEADLINE, LIMIT
 from tests.seconds import SecondsByFolder
 from webapp.accounts import users
 from webapp.config import CHECKOUT, Config
-from webapp.core import audit_lines, postgresql
+from webapp.core import audit_lines
+from webapp.core.storage import postgresql
 from webapp.db import engines
 from webapp.db.application import create_core
 from webapp.lib import clock

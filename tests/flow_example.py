@@ -12,10 +12,11 @@ from webapp.core import job_spec
 from webapp.core.flow import batch_callbacks
 from webapp.core.flow.batches import read
 from webapp.core.job_spec import KeyTaken
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
-from webapp.jobs import actions, limits, queue_actions
+from webapp.jobs import actions, queue_actions
+from webapp.jobs.flow import limits
 from webapp.lib import clock
 
 ANA = "person:ana"

@@ -1,7 +1,7 @@
 """The steps of `manage.py test`: lint, types and tests on SQLite, then marked tests on PostgreSQL and other Pythons.
 
 `--all` runs every test on both databases, and more of them on other Pythons, most on the oldest. The settings of the
-tools and the test markers are in pyproject.toml. The command itself is `webapp/commands/test.py`.
+tools and the test markers are in pyproject.toml. The command itself is `webapp/commands/development/test.py`.
 """
 
 from __future__ import annotations

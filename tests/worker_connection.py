@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from webapp.core.database import Database
-from webapp.core.transaction import Connection, connect
+from webapp.core.storage.database import Database
+from webapp.core.storage.transaction import Connection, connect
 from webapp.db import engines
 
 

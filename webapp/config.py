@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import unquote, urlsplit
 
-from webapp.lib import dotenv, ip_addresses, postgres_dsn, private_files
+from webapp.lib import dotenv, ip_addresses, postgres_dsn
+from webapp.lib.system import private_files
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ def _work(task: dict[str, Any]) -> int:
     import signal
 
     from webapp import config as configuration
-    from webapp.lib import logs
+    from webapp.lib.system import logs
 
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
@@ -26,7 +26,7 @@ def _work(task: dict[str, Any]) -> int:
 
         return chores.run(create_core(config, migrate=False), config, parent, retains=task["retains"])
 
-    from webapp.core.database import open_database
+    from webapp.core.storage.database import open_database
     from worker.messages import Assignment
 
     database = open_database(config, "worker")

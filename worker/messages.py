@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Callable, NoReturn, Optional, Union
 
 from webapp.config import ConfigError
-from webapp.core.relocated import Relocated
+from webapp.core.storage.relocated import Relocated
 from worker import shortage
 
 # Exit codes. The supervisor does not replace a worker that ended with DONE, OUTDATED or MOVED.

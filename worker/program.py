@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from webapp.config import Config
-from webapp.lib import logs
+from webapp.lib.system import logs
 
 ENTRY = Path(__file__).with_name("__main__.py")
 # A group of its own keeps Ctrl-C away from a child, as a session does on POSIX.

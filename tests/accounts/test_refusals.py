@@ -17,7 +17,7 @@ from tests.factories import make_user
 from webapp.accounts import refusals, sessions
 from webapp.accounts.refusals import Refusals
 from webapp.config import Config
-from webapp.core.locks import BUSY, Busy
+from webapp.core.storage.locks import BUSY, Busy
 from webapp.db.engines import reading
 from webapp.db.models import Audit
 

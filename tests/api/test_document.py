@@ -24,7 +24,7 @@ from webapp.api import document, gate
 from webapp.api.problems import KINDS
 from webapp.config import CHECKOUT, Config
 from webapp.db.models import SCOPES
-from webapp.jobs import limits
+from webapp.jobs.flow import limits
 
 KNOWN = {
     "job_id": "a-dead",

@@ -13,7 +13,7 @@ from tests.api.conftest import Program, make_program
 from tests.api.test_jobs import refused, stored
 from tests.factories import make_job
 from webapp.api import idempotency
-from webapp.core.locks import Busy
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading
 from webapp.db.models import IdempotencyKey
 from webapp.jobs import actions

@@ -15,7 +15,7 @@ from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
 from webapp.bootstrap.venv import STAMP
 from webapp.config import CHECKOUT
-from webapp.lib.process_group import ENTRY
+from webapp.lib.system.process_group import ENTRY
 
 _BARE = """
 import sqlite3, sys

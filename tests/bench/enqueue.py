@@ -23,11 +23,11 @@ from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
 from webapp.core import audit_lines
 from webapp.core.job_spec import JobSpec
-from webapp.core.sqlite import library as sqlite
+from webapp.core.storage.sqlite import library as sqlite
 from webapp.jobs import actions
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
-from webapp.lib.process_group import ENTRY
+from webapp.lib.system.process_group import ENTRY
 
 COMMAND = "true"
 _COLUMNS = ("id", "command", "queue", "priority", "state", "run_at", "created_at", "created_by", "changed_at",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.admin.doctor import file_system_of
-from webapp.core import sqlite
+from webapp.core.storage import sqlite
 from webapp.lib.version import __version__
 
 

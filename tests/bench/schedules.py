@@ -18,7 +18,7 @@ from tests.bench.pool import ACTOR, cpu_of, number, pool_of, workers
 from tests.bench.rounds import TAIL_TOLERANCE, Row, percentile, plain_row
 from tests.bench.scratch import eventually, opened
 from tests.worker_connection import worker_database
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Fire, Job
 from webapp.lib import clock

@@ -23,7 +23,7 @@ from tests.bench import BenchError
 from webapp.config import Config
 from webapp.db import engines
 from webapp.db.application import create_core
-from webapp.lib.process_group import ENTRY
+from webapp.lib.system.process_group import ENTRY
 
 MARK = "BENCH_OF_QUEUECTL"  # in the environment of every process of a run: not QUEUECTL_…, which commands do not get
 PREFIX = "queuectl-bench-"

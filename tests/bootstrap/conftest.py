@@ -36,7 +36,7 @@ DOOR = (
         "webapp/bootstrap/install.py",
         "webapp/bootstrap/venv.py",
     ),
-    *("webapp/lib/__init__.py", "webapp/lib/dotenv.py", "webapp/lib/private_files.py"),
+    *("webapp/lib/__init__.py", "webapp/lib/dotenv.py", "webapp/lib/system/private_files.py"),
 )
 STAND_IN = """
 import json, os, sys

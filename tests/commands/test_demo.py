@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands.conftest import Cli, Processes
 from tests.deadline import DEADLINE
-from webapp.commands import demo
+from webapp.commands.development import demo
 
 
 def scratch(tmp: Path) -> list[Path]:

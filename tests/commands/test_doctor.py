@@ -17,9 +17,9 @@ from tests.notifications.factories import channel_named, make_channel, make_deli
 from webapp.admin import doctor
 from webapp.config import Config
 from webapp.core.events import SHORT
-from webapp.core.schema import HEAD
+from webapp.core.storage.schema import HEAD
 from webapp.db.engines import db
-from webapp.jobs import limits
+from webapp.jobs.flow import limits
 from webapp.lib import clock
 from worker.maintenance import outgoing_heartbeat
 from worker.maintenance.outgoing_heartbeat import LastPing

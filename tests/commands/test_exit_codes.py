@@ -14,8 +14,8 @@ from tests.factories import make_job, make_queue, make_user, make_worker
 from webapp.commands import exit_codes
 from webapp.commands.exit_codes import ExitCode
 from webapp.config import CHECKOUT
-from webapp.core import relocated
-from webapp.core.locks import Busy
+from webapp.core.storage import relocated
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import is_sqlite
 
 CASES = [

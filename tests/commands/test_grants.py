@@ -15,7 +15,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from tests.commands.conftest import Cli, Result
 from tests.databases import execute, postgresql_database
-from webapp.core import db_errors
+from webapp.core.storage import db_errors
 
 pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
 

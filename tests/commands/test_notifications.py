@@ -61,7 +61,7 @@ def test_a_test_waits_for_the_answer(
                 session.execute(update(Delivery).values(**values, **ended))
 
     make_channel()
-    monkeypatch.setattr("webapp.commands.channel.time.sleep", settle)
+    monkeypatch.setattr("webapp.commands.notifications.channel.time.sleep", settle)
     tested = cli("channel", "test", "ops", "--timeout", "60s" if values else "0.5s")
     assert (tested.code, words in tested.out + tested.err) == (code, True)
     assert cli("notification", "list", "--json").json[0]["kind"] == "test"

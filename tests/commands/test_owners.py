@@ -16,9 +16,9 @@ from webapp import config as configuration
 from webapp.admin.move.databases import move_lock
 from webapp.commands import main
 from webapp.commands.exit_codes import ExitCode
-from webapp.core import wakeup_signal
-from webapp.core.database import open_database
-from webapp.core.transaction import transaction_on
+from webapp.core.storage import wakeup_signal
+from webapp.core.storage.database import open_database
+from webapp.core.storage.transaction import transaction_on
 from webapp.lib import dotenv
 from webapp.web.secret_key import secret_key
 

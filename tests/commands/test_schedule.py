@@ -22,7 +22,8 @@ def test_a_schedule_is_added_changed_and_removed(app: Flask, cli: Cli) -> None:
     shown = json.loads(cli("schedule", "show", "nightly", "--json").out)
     assert (shown["overlap"], shown["job"]) == ("queue_one", {"command": "true", "max_retries": 0})
     dry = cli("schedule", "edit", "nightly", "--cron", "0 5 * * *", "--dry-run")
-    assert "fires that move" in dry.out
+    assert "Nothing was changed" in dry.out
+    assert "fires" in dry.out  # new ones or moved ones: that depends on the time of day
     assert json.loads(cli("schedule", "show", "nightly", "--json").out)["cron"] == "30 2 * * *"
     assert cli("schedule", "edit", "nightly", "--cron", "0 5 * * *").code == 0
     assert "At 05:00 every day" in cli("schedule", "list").out

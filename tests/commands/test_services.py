@@ -22,7 +22,7 @@ import pytest
 from tests.commands.conftest import Processes
 from tests.commands.test_up import ADDRESS, get, read_until
 from tests.deadline import DEADLINE
-from webapp.lib import sd_notify
+from webapp.lib.system import sd_notify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd, and who sent a datagram, are Linux's")
 

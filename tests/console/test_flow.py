@@ -11,7 +11,8 @@ from webapp.core import job_spec
 from webapp.core.flow.batches import read
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import actions, chains, job_detail
+from webapp.jobs import actions, job_detail
+from webapp.jobs.flow import chains
 from webapp.lib import clock
 
 

@@ -20,7 +20,7 @@ from webapp.api import Api
 from webapp.config import Config, ConfigError
 from webapp.console import Console
 from webapp.console.frame.face import PUBLIC, SAFE
-from webapp.core.locks import Busy
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, UserSession
 from webapp.jobs import actions, job_detail

@@ -9,7 +9,8 @@ import pytest
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job, make_queue, make_worker
 from webapp.core import job_spec
-from webapp.jobs import actions, limits
+from webapp.jobs import actions
+from webapp.jobs.flow import limits
 from webapp.lib import clock
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_job
-from webapp.console.display import ansi
-from webapp.console.display.output_lines import (
+from webapp.console.display.output import ansi
+from webapp.console.display.output.output_lines import (
     RenderOptions,
     after,
     around,
@@ -22,7 +22,7 @@ from webapp.console.display.output_lines import (
     since,
     view_of,
 )
-from webapp.console.display.output_view import opened
+from webapp.console.display.output.output_view import opened
 from webapp.core.output import Output
 from webapp.lib import clock, text_diff
 
@@ -261,8 +261,8 @@ def test_a_search_moves_between_matching_lines() -> None:
 
 
 def test_a_search_is_limited_and_reports_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.console.display.output_lines.SEARCHED", 1024)
-    monkeypatch.setattr("webapp.console.display.output_lines.MOST_HITS", 20)
+    monkeypatch.setattr("webapp.console.display.output.output_lines.SEARCHED", 1024)
+    monkeypatch.setattr("webapp.console.display.output.output_lines.MOST_HITS", 20)
     assert len(hits(NUMBERED, pattern_of("line"))) == 20
     assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []
 

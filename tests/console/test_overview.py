@@ -12,8 +12,8 @@ from sqlalchemy import update
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_event, make_job, make_queue, make_supervisor, make_worker
-from webapp.core import db_errors
 from webapp.core.events import SHORT
+from webapp.core.storage import db_errors
 from webapp.db.engines import writing
 from webapp.db.models import CommandHour, Event, RetentionMark
 from webapp.insight import failure_groups, rollups, size_limit, trends

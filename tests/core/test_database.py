@@ -14,11 +14,11 @@ from flask import Flask
 
 from tests.deadline import DEADLINE
 from webapp.config import Config, ConfigError
-from webapp.core import database as databases
-from webapp.core import postgresql, schema
-from webapp.core.database import Database
-from webapp.core.locks import Busy
-from webapp.core.transaction import Connection, transaction_on
+from webapp.core.storage import database as databases
+from webapp.core.storage import postgresql, schema
+from webapp.core.storage.database import Database
+from webapp.core.storage.locks import Busy
+from webapp.core.storage.transaction import Connection, transaction_on
 from webapp.db import engines
 
 pytestmark = pytest.mark.postgresql

@@ -14,10 +14,10 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.worker_connection import worker_connection
 from webapp.config import ConfigError, load
-from webapp.core import sqlite
-from webapp.core.locks import Busy
-from webapp.core.transaction import Transaction, for_psycopg, transaction_on
-from webapp.core.wakeup_signal import WakeupSignal
+from webapp.core.storage import sqlite
+from webapp.core.storage.locks import Busy
+from webapp.core.storage.transaction import Transaction, for_psycopg, transaction_on
+from webapp.core.storage.wakeup_signal import WakeupSignal
 from webapp.db import engines
 from webapp.db.application import create_core
 

@@ -191,7 +191,7 @@ def test_an_invalid_backup_is_refused_and_nothing_changes(home_config: Config, t
 
 
 def _sql(path: Path, statement: str) -> None:
-    from webapp.core.sqlite import library as sqlite
+    from webapp.core.storage.sqlite import library as sqlite
 
     connection = sqlite.connect(str(path), isolation_level=None)
     connection.execute(statement)

@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from tests.conftest import configuration, opened
 from tests.databases import execute
 from webapp.config import Config
-from webapp.core import db_errors
-from webapp.core.transaction import transaction_on
+from webapp.core.storage import db_errors
+from webapp.core.storage.transaction import transaction_on
 from webapp.db import engines, out_of_reach
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT
-from webapp.core.locks import Busy, WriteLock
+from webapp.core.storage.locks import Busy, WriteLock
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 
@@ -131,7 +131,7 @@ def test_a_busy_database_is_reported_to_the_caller(sqlite_app: Flask, home: Path
 def test_a_writer_without_our_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
     """Another program in the database (a backup, a shell) does not use our lock."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from webapp.core.sqlite import library as sqlite\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from webapp.core.storage.sqlite import library as sqlite\n"
         "c = sqlite.connect(sys.argv[2], isolation_level=None); c.execute('BEGIN IMMEDIATE')\n"
         "print('held', flush=True); sys.stdin.readline(); c.execute('COMMIT')"
     )
@@ -177,7 +177,7 @@ def test_a_change_mark_shows_commits_of_other_processes_only_once_they_are_reada
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
         session.flush()
         assert engines.change_mark() == begun
-    other = "import sys; from webapp.core.sqlite import library as sqlite; c = sqlite.connect(sys.argv[1]); "
+    other = "import sys; from webapp.core.storage.sqlite import library as sqlite; c = sqlite.connect(sys.argv[1]); "
     other += "c.execute('UPDATE control SET pulse = pulse + 1'); c.commit()"
     marks = [begun, engines.change_mark()]
     subprocess.run([sys.executable, "-c", other, str(home / "queue.db")], check=True, cwd=CHECKOUT)

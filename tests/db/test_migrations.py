@@ -22,10 +22,10 @@ from sqlalchemy.orm import Session
 from tests.deadline import DEADLINE
 from tests.factories import change_job, make_attempt, make_job
 from webapp.config import CHECKOUT, Config, ConfigError
-from webapp.core import schema
-from webapp.core.database import Database
-from webapp.core.sqlite import library as sqlite
-from webapp.core.transaction import Connection
+from webapp.core.storage import schema
+from webapp.core.storage.database import Database
+from webapp.core.storage.sqlite import library as sqlite
+from webapp.core.storage.transaction import Connection
 from webapp.db import engines as db
 from webapp.db import failure_keys, migrations, models
 from webapp.db.application import create_core

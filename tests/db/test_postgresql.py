@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from tests.factories import change_job, make_job
 from tests.worker_connection import worker_connection
 from webapp.config import Config
-from webapp.core import postgresql
 from webapp.core.job_spec import JobSpec
-from webapp.core.locks import Busy
+from webapp.core.storage import postgresql
+from webapp.core.storage.locks import Busy
 from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing

@@ -12,7 +12,8 @@ from tests.faces.conftest import Face
 from tests.factories import make_job, make_user, make_worker
 from webapp.accounts import sessions
 from webapp.db.engines import reading
-from webapp.jobs import job_detail, limits
+from webapp.jobs import job_detail
+from webapp.jobs.flow import limits
 
 ANA = "person:ana"
 

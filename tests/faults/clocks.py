@@ -9,7 +9,7 @@ import psutil
 
 from tests.faults.rig import Rig, dies, eventually, kill
 from tests.faults.stops import LEASE
-from webapp.core.locks import WriteLock
+from webapp.core.storage.locks import WriteLock
 
 HOUR = 3600
 LIMIT = 4  # seconds

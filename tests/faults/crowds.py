@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
-from webapp.core.sqlite import library as sqlite
+from webapp.core.storage.sqlite import library as sqlite
 
 LEASE = 30.0  # seconds, the default
 LONGEST_LOCK = 5.0  # seconds for another writer; one transaction for all these jobs would take longer

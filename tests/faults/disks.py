@@ -197,7 +197,7 @@ def damage(rig: Rig, rounds: int) -> None:
 def _checkpointed(rig: Rig) -> bytes:
     from contextlib import closing
 
-    from webapp.core.sqlite import library as sqlite
+    from webapp.core.storage.sqlite import library as sqlite
 
     with closing(sqlite.connect(str(rig.database))) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

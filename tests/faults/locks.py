@@ -15,7 +15,7 @@ from tests.faults.stops import LEASE
 # A foreign program, which does not use queue.lock. With the id of a job it also requests its stop, as `cancel` does.
 _STRANGER = """
 import fcntl, sys
-from webapp.core.sqlite import library as sqlite
+from webapp.core.storage.sqlite import library as sqlite
 database, lock, job_id = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()

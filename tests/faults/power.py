@@ -19,7 +19,7 @@ from tests.faults import journal
 from tests.faults.machine import build
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port, kill
-from webapp.core.sqlite import library as sqlite
+from webapp.core.storage.sqlite import library as sqlite
 from worker import processes
 
 SOURCE = Path(__file__).with_name("shim") / "journal.c"

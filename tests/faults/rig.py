@@ -29,7 +29,7 @@ from tests.faults.invariant import JobRow, violations
 from tests.faults.ledger import Ledger
 from tests.faults.person import NAME, PASSWORD, Person
 from webapp.config import CHECKOUT
-from webapp.core.sqlite import library as sqlite
+from webapp.core.storage.sqlite import library as sqlite
 
 MARK = "FAULTS_RIG"  # this variable marks every process and command of a rig
 SHIM = Path(__file__).with_name("shim")

@@ -9,7 +9,7 @@ import pytest
 from tests.faults import crowds
 from tests.faults.rig import Rig
 from webapp.config import Config
-from webapp.core import db_errors
+from webapp.core.storage import db_errors
 
 
 @pytest.mark.full

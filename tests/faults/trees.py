@@ -126,7 +126,7 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
     The test does the work of maintenance, because that kills the worker before the tree.
     """
     from webapp.config import Config
-    from webapp.core.transaction import Connection
+    from webapp.core.storage.transaction import Connection
     from webapp.db import engines
     from webapp.db.application import create_core
     from worker import processes

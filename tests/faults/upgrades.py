@@ -11,7 +11,7 @@ from tests.deadline import DEADLINE
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
 from webapp.config import CHECKOUT
-from webapp.core import schema
+from webapp.core.storage import schema
 
 _MIGRATION = '''"""What a next version may add."""
 

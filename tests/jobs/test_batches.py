@@ -16,7 +16,8 @@ from webapp.core.flow.batches import Batch, read
 from webapp.core.job_spec import SpecError
 from webapp.db import engines
 from webapp.db.engines import reading
-from webapp.jobs import actions, batches, search
+from webapp.jobs import actions, search
+from webapp.jobs.flow import batches
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 

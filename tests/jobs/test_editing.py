@@ -15,7 +15,8 @@ from webapp.core.job_spec import SpecError
 from webapp.db import audit
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue
-from webapp.jobs import actions, editing, job_detail, job_phases, lifecycle, limits, queue_actions
+from webapp.jobs import actions, editing, job_detail, job_phases, lifecycle, queue_actions
+from webapp.jobs.flow import limits
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 

@@ -14,10 +14,10 @@ from tests.factories import change_job, make_job
 from webapp.config import Config
 from webapp.core import enqueue as core_enqueue
 from webapp.core import job_spec
-from webapp.core.database import open_database
 from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import KeyTaken, SpecError
 from webapp.core.states import HOLDS_KEY
+from webapp.core.storage.database import open_database
 from webapp.db.engines import is_sqlite, reading, writing
 from webapp.db.models import Event, Job
 from webapp.jobs import actions, canary, job_detail, lifecycle

@@ -13,7 +13,8 @@ from webapp.core import job_spec
 from webapp.core.flow.limits import OF_QUEUE
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
-from webapp.jobs import actions, chains, limit_use, limits
+from webapp.jobs import actions
+from webapp.jobs.flow import chains, limit_use, limits
 from webapp.lib import clock
 
 ANA = "person:ana"

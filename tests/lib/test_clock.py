@@ -11,7 +11,8 @@ from flask import Flask
 from sqlalchemy import select, text
 
 from tests.worker_connection import worker_connection
-from webapp.core import job_spec, postgresql, schema
+from webapp.core import job_spec
+from webapp.core.storage import postgresql, schema
 from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.db.models import Job

@@ -13,8 +13,8 @@ import pytest
 
 from tests.users import NOBODY, as_user, folder_of, needs_root, uid_of
 from webapp.config import CHECKOUT
-from webapp.lib import private_files
-from webapp.lib.private_files import create_private, denial, make_folder, open_private
+from webapp.lib.system import private_files
+from webapp.lib.system.private_files import create_private, denial, make_folder, open_private
 
 
 @pytest.fixture
@@ -107,7 +107,8 @@ def test_a_usable_file_has_no_error(folder: Path) -> None:
 @needs_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
 def test_root_in_a_container_without_capabilities_gets_the_reason_too(folder: Path) -> None:
-    script = f"from pathlib import Path; from webapp.lib.private_files import denial; print(denial([Path('{folder}')]))"
+    imports = "from pathlib import Path; from webapp.lib.system.private_files import denial"
+    script = f"{imports}; print(denial([Path('{folder}')]))"
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CHECKOUT)
     assert f"{folder} belongs to {NOBODY} (mode 0700), and this process runs as root. " in done.stdout, done.stderr

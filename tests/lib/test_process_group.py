@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import pytest
 
-from webapp.lib import process_group
+from webapp.lib.system import process_group
 
 LOOP = "import time\nwhile True: time.sleep(0.05)"
 

@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from webapp.lib import sd_notify
-from webapp.lib.sd_notify import Parent
+from webapp.lib.system import sd_notify
+from webapp.lib.system.sd_notify import Parent
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="services are started otherwise there")
 kinds = ["path"] + (["abstract"] if sys.platform == "linux" else [])
@@ -68,7 +68,7 @@ def test_the_variables_are_removed_once_they_are_read(service: Service) -> None:
 
 def test_watchdog_messages_are_sent_at_half_of_the_interval(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
+    monkeypatch.setattr("webapp.lib.system.sd_notify.time.monotonic", lambda: now)
     manager = sd_notify.take(environment(service, WATCHDOG_USEC="4000000"))
     for offset, due in [(0.0, 2.0), (1.0, 1.0), (1.9, 0.1), (2.0, 2.0)]:
         now = 100.0 + offset

@@ -10,7 +10,7 @@ from flask import Flask
 from sqlalchemy import select, update
 
 from tests.worker_connection import worker_database
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Fire, Job, Schedule
 from webapp.lib import clock

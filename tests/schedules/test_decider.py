@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from tests.schedules.conftest import MINUTE, Schedules
 from webapp.core.job_spec import SpecError
 from webapp.core.statements import RULE_MOVE, RULE_RESTORE, SKIP_DUE_FIRES
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.db.engines import reading, writing
 from webapp.db.models import Event, Fire, Schedule
 from webapp.jobs.lifecycle import NotFound

@@ -11,7 +11,7 @@ from sqlalchemy import select, text, update
 
 from tests.factories import make_schedules
 from tests.schedules.conftest import Schedules
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.db.engines import reading, writing
 from webapp.db.models import Fire, Schedule
 from webapp.lib import clock

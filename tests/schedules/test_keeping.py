@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from tests.commands.conftest import ENTRY
-from webapp.core import sqlite
 from webapp.core.settings import Settings
+from webapp.core.storage import sqlite
 from webapp.db.engines import reading, writing
 from webapp.db.models import Fire
 from webapp.lib import clock

@@ -19,7 +19,7 @@ import pytest
 from tests.commands import conftest as commands
 from tests.commands.conftest import Processes, Result
 from tests.deadline import DEADLINE
-from webapp.core.sqlite import library as sqlite
+from webapp.core.storage.sqlite import library as sqlite
 
 PASSWORD = "a horse, a battery"
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')

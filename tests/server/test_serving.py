@@ -18,7 +18,7 @@ import pytest
 
 from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT, Config, ConfigError
-from webapp.lib import logs
+from webapp.lib.system import logs
 from webapp.server import listener as serving
 
 pytestmark = pytest.mark.every_python

@@ -19,7 +19,7 @@ from tests.deadline import DEADLINE
 from tests.worker_connection import worker_connection
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, Worker
 from webapp.jobs import actions, job_detail, settings

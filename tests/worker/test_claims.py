@@ -18,7 +18,7 @@ from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.core.statements import PROMOTE_LIMIT, Statements
 from webapp.core.states import STATES
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import writing
 from webapp.db.models import Job

@@ -18,9 +18,9 @@ from tests.factories import make_job, make_schedules, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
 from tests.worker_connection import worker_database
-from webapp.core.schema import BUMP_REVISION
 from webapp.core.statements import CLAIM_LOOKAHEAD
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.schema import BUMP_REVISION
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.db.engines import writing
 from webapp.db.models import Channel, Rule
 from webapp.jobs import queue_actions

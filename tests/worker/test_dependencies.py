@@ -20,7 +20,7 @@ from webapp.core import job_spec
 from webapp.core.flow import dependencies
 from webapp.core.job_spec import SpecError
 from webapp.core.statements import Statements
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Dependency, Event, Job
 from webapp.jobs import actions

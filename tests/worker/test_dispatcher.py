@@ -15,8 +15,8 @@ from tests import factories
 from tests.worker.conftest import Queue, assignment
 from tests.worker_connection import worker_connection
 from webapp.core.labels import LabelSet
-from webapp.core.schema import BUMP_REVISION
 from webapp.core.statements import CLAIM_LOOKAHEAD
+from webapp.core.storage.schema import BUMP_REVISION
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk, Worker

@@ -11,7 +11,7 @@ from tests import factories
 from tests.deadline import DEADLINE
 from tests.factories import change_job
 from tests.worker.conftest import Fleet, Queue, assignment, both_ways
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.jobs import queue_actions
 from worker import processes
 from worker.loop.dispatcher import Dispatcher

@@ -25,9 +25,10 @@ from sqlalchemy.engine import make_url
 from tests.databases import execute
 from tests.worker_connection import worker_connection
 from webapp.config import Config
-from webapp.core import job_spec, postgresql, schema
+from webapp.core import job_spec
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
+from webapp.core.storage import postgresql, schema
 from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing

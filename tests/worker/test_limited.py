@@ -16,11 +16,12 @@ from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
 from tests.worker_connection import worker_connection
 from webapp.core.statements import TRY_LIMITED_LOCK
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, Schedule
-from webapp.jobs import actions, canary, editing, limits, queue_actions
+from webapp.jobs import actions, canary, editing, queue_actions
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.flow import limits
 from webapp.lib import clock
 from webapp.schedules import actions as schedule_actions
 from webapp.schedules import spec as schedule_spec

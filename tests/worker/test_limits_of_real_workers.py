@@ -22,7 +22,8 @@ from webapp.core import job_spec
 from webapp.core.flow.limits import Key, split
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Job
-from webapp.jobs import actions, limits
+from webapp.jobs import actions
+from webapp.jobs.flow import limits
 from webapp.lib import clock
 
 pytestmark = pytest.mark.postgresql

@@ -11,9 +11,10 @@ from sqlalchemy import select, text, update
 
 from tests import factories
 from tests.worker_connection import worker_database
-from webapp.core import db_errors, job_spec, postgresql
-from webapp.core.locks import Busy
-from webapp.core.transaction import Connection
+from webapp.core import job_spec
+from webapp.core.storage import db_errors, postgresql
+from webapp.core.storage.locks import Busy
+from webapp.core.storage.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import BulkAction, CommandHour, Minute, Worker

@@ -14,9 +14,9 @@ from tests.factories import make_queue
 from tests.worker.conftest import Fleet, Queue
 from tests.worker_connection import worker_database
 from webapp.core import job_spec
-from webapp.core.database import Database
 from webapp.core.notices import SYSTEM_QUEUE
-from webapp.core.transaction import transaction_on
+from webapp.core.storage.database import Database
+from webapp.core.storage.transaction import transaction_on
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Alert, Channel, Delivery, Job, Rule

@@ -15,7 +15,7 @@ from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.admin.move import Side, marker
 from webapp.config import Config
-from webapp.core import relocated
+from webapp.core.storage import relocated
 from webapp.db.application import create_core
 from webapp.lib import clock
 

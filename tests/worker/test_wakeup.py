@@ -12,7 +12,7 @@ from flask import Flask
 from tests.worker.conftest import Queue
 from tests.worker_connection import worker_connection
 from webapp.config import Config
-from webapp.core import wakeup_signal
+from webapp.core.storage import wakeup_signal
 from webapp.db import engines
 from worker.loop import wakeup
 from worker.loop.claims import Claims

@@ -24,8 +24,8 @@ from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue
 from tests.worker_connection import worker_connection
 from webapp.config import Config
-from webapp.core.database import Database
-from webapp.core.transaction import Connection
+from webapp.core.storage.database import Database
+from webapp.core.storage.transaction import Connection
 from webapp.db import engines as db
 from webapp.lib import clock
 from worker.loop import wakeup_postgresql

@@ -22,15 +22,17 @@ from webapp import config
 from webapp.accounts import users
 from webapp.admin.limits import unmet_limits
 from webapp.config import Config, ConfigError
-from webapp.core import labels, postgresql, sqlite
-from webapp.core.db_errors import LITTLE_SPACE, NO_SPACE
-from webapp.core.size import MIB
+from webapp.core import labels
+from webapp.core.storage import postgresql, sqlite
+from webapp.core.storage.db_errors import LITTLE_SPACE, NO_SPACE
+from webapp.core.storage.size import MIB
 from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.models import Worker
 from webapp.insight import blockers, fleet
 from webapp.insight import size_limit as limits
-from webapp.jobs import chains, queries, settings
+from webapp.jobs import queries, settings
+from webapp.jobs.flow import chains
 from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.lib.text import one_line, plural, size

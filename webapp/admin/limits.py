@@ -8,8 +8,9 @@ from typing import Optional
 
 from webapp.core.flow import limits
 from webapp.db import engines as db
-from webapp.jobs import limit_use, queries
-from webapp.jobs.limits import every
+from webapp.jobs import queries
+from webapp.jobs.flow import limit_use
+from webapp.jobs.flow.limits import every
 from webapp.lib.text import plural
 
 SHOWN = 5  # keys

@@ -15,12 +15,10 @@ from flask import Flask
 from webapp.accounts import tokens
 from webapp.api import (
     actions,
-    batches,
     channels,
     dead_letters,
     gate,
     jobs,
-    limits,
     metrics,
     notifications,
     output,
@@ -30,6 +28,7 @@ from webapp.api import (
     settings,
     workers,
 )
+from webapp.api.flow import batches, limits
 from webapp.api.problems import KINDS
 from webapp.api.routes import Noun
 from webapp.lib.version import __version__

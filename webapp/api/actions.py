@@ -16,8 +16,9 @@ from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import LARGEST_ID, PREFIX, Noun
 from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.jobs import actions, activity, chains, editing, search
+from webapp.jobs import actions, activity, editing, search
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.flow import chains
 from webapp.web import serializers
 from webapp.web.request_info import below_root
 

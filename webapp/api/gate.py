@@ -22,7 +22,7 @@ from werkzeug.routing import Rule
 
 from webapp.accounts import login_throttle, refusals, tokens
 from webapp.api.problems import Problem, too_many
-from webapp.core.locks import Busy
+from webapp.core.storage.locks import Busy
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import SCOPES, Token

@@ -27,7 +27,7 @@ from werkzeug.exceptions import HTTPException
 
 from webapp.api.gate import token
 from webapp.api.problems import Problem, field_problem, problem_of
-from webapp.core.locks import Busy
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import writing
 from webapp.db.models import IdempotencyKey
 from webapp.jobs.lifecycle import NotFound

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
-from webapp.api.flow_fields import RETRY, UNIQUE, UNIQUE_OF_EDIT, AfterJob, Block, Report
+from webapp.api.flow.flow_fields import RETRY, UNIQUE, UNIQUE_OF_EDIT, AfterJob, Block, Report
 from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, holder_json
 from webapp.api.routes import PREFIX, Noun
@@ -24,8 +24,9 @@ from webapp.core.job_spec import MAX_AFTER, MAX_NOTIFIED, WANTS, JobSpec
 from webapp.core.states import STATES, TERMINAL
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import actions, chains, job_detail, lifecycle, limit_use, listing, search, settings
+from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.flow import chains, limit_use
 from webapp.notifications import views as notifications
 from webapp.web.request_info import below_root
 

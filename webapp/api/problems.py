@@ -18,8 +18,8 @@ from werkzeug.exceptions import HTTPException
 from webapp.api import fields
 from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import KeyTaken, SpecError
-from webapp.core.relocated import Relocated
 from webapp.core.settings import SettingError
+from webapp.core.storage.relocated import Relocated
 from webapp.jobs.filters import FilterError
 from webapp.jobs.lifecycle import KeyHeld
 from webapp.jobs.setting_deletions import NeedsConfirmation

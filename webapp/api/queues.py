@@ -9,7 +9,7 @@ from marshmallow import Schema
 from marshmallow import fields as ma
 
 from webapp.api import fields, pagination, request_body
-from webapp.api.flow_fields import RETRY
+from webapp.api.flow.flow_fields import RETRY
 from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun

@@ -31,7 +31,7 @@ from webapp.bootstrap.venv import (
     wanted_locks,
     write_stamp,
 )
-from webapp.lib.private_files import denial, open_private
+from webapp.lib.system.private_files import denial, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,13 +18,13 @@ from typing import Optional
 
 import click
 
-from webapp.lib import streams
+from webapp.lib.system import streams
 from webapp.lib.version import __version__
 
 # name: (module:attribute, help)
 COMMANDS = {
     "up": ("serve:up", "Start the console and its workers."),
-    "demo": ("demo:demo", "Watch jobs succeed, retry and fail in a scratch database."),
+    "demo": ("development.demo:demo", "Watch jobs succeed, retry and fail in a scratch database."),
     "enqueue": ("enqueue:enqueue", "Submit one job, or many from a file."),
     "run": ("run:run", "Submit a job, print its output, and end with its exit code."),
     "wait": ("run:wait", "Wait until jobs have completed."),
@@ -37,14 +37,14 @@ COMMANDS = {
     "cancel": ("jobs:cancel", "Cancel jobs."),
     "edit": ("edit:edit", "Change a failed or cancelled job and retry it."),
     "run-now": ("jobs:run_now", "Run blocked, scheduled or failed jobs now."),
-    "notify": ("notification:notify", "Send a message when jobs end."),
+    "notify": ("notifications.notification:notify", "Send a message when jobs end."),
     "dlq": ("dlq:dlq", "List, retry and discard dead letters."),
     "activity": ("jobs:activity", "List, undo and stop bulk actions."),
     "worker": ("worker:worker", "Start, list, drain, scale and stop workers."),
-    "schedule": ("schedule:schedule", "Run jobs at set times."),
-    "rule": ("rule:rule", "Choose what is told, and to which channel."),
-    "channel": ("channel:channel", "Set where messages go: mail, webhooks, chats."),
-    "notification": ("notification:notification", "List messages and open alerts."),
+    "schedule": ("schedules.schedule:schedule", "Run jobs at set times."),
+    "rule": ("notifications.rule:rule", "Choose what is told, and to which channel."),
+    "channel": ("notifications.channel:channel", "Set where messages go: mail, webhooks, chats."),
+    "notification": ("notifications.notification:notification", "List messages and open alerts."),
     "queue": ("queue:queue", "List, pause and resume queues."),
     "limits": ("limits:limits", "Limit how many jobs run at a time."),
     "config": ("config:config", "Show and change settings."),
@@ -55,8 +55,8 @@ COMMANDS = {
     "db": ("admin:db", "Upgrade, check, back up, restore and move the database."),
     "doctor": ("admin:doctor", "Check this machine and this installation."),
     "metrics": ("metrics:metrics", "Print figures for Prometheus."),
-    "bench": ("bench:bench", "Run benchmarks."),
-    "test": ("test:test", "Run lint, type checks and tests."),
+    "bench": ("development.bench:bench", "Run benchmarks."),
+    "test": ("development.test:test", "Run lint, type checks and tests."),
 }
 # The headings of the help, by the first command under each.
 SECTIONS = {"up": "Get started", "status": "Jobs", "worker": "Operation", "user": "Access", "web": "Installation"}
@@ -159,7 +159,7 @@ def message_of(error: Exception) -> Optional[str]:
     if _is_of_database(error):
         # Problems of the machine, such as a full disk or a lost connection. A wrong statement has another class.
         from webapp import config
-        from webapp.core import db_errors
+        from webapp.core.storage import db_errors
 
         reason = db_errors.explain(error, config.load())
         raw = str(getattr(error, "orig", error)).strip().partition("\n")[0]
@@ -170,7 +170,7 @@ def message_of(error: Exception) -> Optional[str]:
     if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None:
         return f"cannot write the output: {error.strerror}."
     if isinstance(error, OSError) and _is_of_access(error):
-        from webapp.lib.private_files import denial
+        from webapp.lib.system.private_files import denial
 
         reason = denial([Path(os.fsdecode(error.filename))]) if isinstance(error.filename, (str, bytes)) else None
         hint = " Does it belong to another user?" if isinstance(error, PermissionError) else ""

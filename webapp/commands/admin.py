@@ -14,7 +14,7 @@ from webapp import config as configuration
 from webapp.commands.shared.core import DURATION, actor, core, json_option, relocation
 from webapp.commands.shared.output import STYLES, Column, grid, print_json, progress_bars, say, show, table
 from webapp.config import Config
-from webapp.core import schema
+from webapp.core.storage import schema
 from webapp.lib import dotenv
 from webapp.lib.text import plural, size
 

@@ -14,7 +14,7 @@ from webapp.lib.text import plural
 
 if TYPE_CHECKING:
     from webapp.db.models import Batch
-    from webapp.jobs.batches import Progress
+    from webapp.jobs.flow.batches import Progress
 
 MOST = 500  # batches of one list
 
@@ -30,7 +30,7 @@ def batch() -> None:
 @json_option
 def list_batches(active: bool, limit: Optional[int], as_json: bool) -> None:
     """List batches, newest first."""
-    from webapp.jobs import batches
+    from webapp.jobs.flow import batches
 
     with read_session() as session:
         found = batches.newest(session, (limit or MOST) + 1, active=active)
@@ -53,7 +53,7 @@ def list_batches(active: bool, limit: Optional[int], as_json: bool) -> None:
 @json_option
 def show_batch(name: str, as_json: bool) -> None:
     """Show a batch: its progress, its failures by cause, and its callbacks."""
-    from webapp.jobs import batches
+    from webapp.jobs.flow import batches
 
     with read_session() as session:
         found, progress = batches.find(session, name), batches.progress(session, name)
@@ -79,7 +79,7 @@ def _fields(found: Batch, progress: Progress) -> list[tuple[str, Any]]:
     from rich.text import Text
 
     from webapp.commands.shared.waiting import progress_note
-    from webapp.jobs import batches
+    from webapp.jobs.flow import batches
 
     counts = ", ".join(f"{number:,} {state}" for state, number in progress.counts.items())
     state = batches.state_of(found)
@@ -104,7 +104,7 @@ def _fields(found: Batch, progress: Progress) -> list[tuple[str, Any]]:
 @click.option("--on-death", metavar="FILE", help="Enqueue the job in this JSON file when the first of them is dead.")
 def create(name: str, on_done: Optional[str], on_death: Optional[str]) -> None:
     """Create the open batch NAME, or set the callbacks of an open one."""
-    from webapp.jobs import batches
+    from webapp.jobs.flow import batches
 
     wanted = read_batch(name, True, on_done, on_death)
     with core():
@@ -116,7 +116,7 @@ def create(name: str, on_done: Optional[str], on_death: Optional[str]) -> None:
 @click.argument("name")
 def close(name: str) -> int:
     """Let no more jobs join the batch NAME. Its callbacks follow when all its jobs have ended."""
-    from webapp.jobs import batches
+    from webapp.jobs.flow import batches
 
     with core():
         closed = batches.close(name, actor())
@@ -151,8 +151,9 @@ def cancel(name: str) -> None:
 
 def _apply(verb: str, name: str, state: Optional[str], became: str) -> None:
     from webapp.db.engines import reading
-    from webapp.jobs import actions, batches
+    from webapp.jobs import actions
     from webapp.jobs.filters import JobFilter
+    from webapp.jobs.flow import batches
 
     with core():
         with reading() as session:

@@ -44,10 +44,10 @@ _CODES = {
     "webapp.notifications.actions.NameTaken": ExitCode.TAKEN,
     "webapp.jobs.worker_actions.Unheard": ExitCode.REFUSED,
     "webapp.config.Unavailable": ExitCode.UNAVAILABLE,
-    "webapp.core.locks.Busy": ExitCode.UNAVAILABLE,
-    "webapp.core.locks.Gone": ExitCode.UNAVAILABLE,
-    "webapp.core.relocated.Relocated": ExitCode.UNAVAILABLE,
-    "webapp.core.transaction.CommitUnanswered": ExitCode.UNAVAILABLE,
+    "webapp.core.storage.locks.Busy": ExitCode.UNAVAILABLE,
+    "webapp.core.storage.locks.Gone": ExitCode.UNAVAILABLE,
+    "webapp.core.storage.relocated.Relocated": ExitCode.UNAVAILABLE,
+    "webapp.core.storage.transaction.CommitUnanswered": ExitCode.UNAVAILABLE,
 }
 
 

@@ -110,7 +110,8 @@ class _Jobs:
 @json_option
 def show(job_id: str, as_json: bool) -> None:
     """Show the job ID with its attempts and timeline."""
-    from webapp.jobs import chains, job_detail, limit_use
+    from webapp.jobs import job_detail
+    from webapp.jobs.flow import chains, limit_use
     from webapp.jobs.settings import load
     from webapp.notifications import views
 
@@ -186,7 +187,7 @@ def cancel(job_ids: tuple[str, ...], below: bool, as_json: bool) -> int:
 def _below(job_ids: tuple[str, ...]) -> tuple[str, ...]:
     """The blocked jobs that follow these jobs, the last of a chain first."""
     from webapp.db.engines import reading
-    from webapp.jobs import chains
+    from webapp.jobs.flow import chains
 
     with reading() as session:
         found = [chains.blocked_below(session, find_job(session, job_id)) for job_id in job_ids]

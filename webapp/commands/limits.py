@@ -11,7 +11,7 @@ from webapp.commands.shared.core import actor, core, json_option, read_session
 from webapp.commands.shared.output import Column, ago, present, print_json
 
 if TYPE_CHECKING:
-    from webapp.jobs.limit_use import LimitView
+    from webapp.jobs.flow.limit_use import LimitView
 
 _BOUNDS = (
     click.option("--max", "most", metavar="N", help="Jobs that may run at a time (default: any number)."),
@@ -58,7 +58,7 @@ def set_(key: str, most: Optional[str], rate: Optional[str], note: Optional[str]
 
 def store(key: str, most: Optional[str], rate: Optional[str], note: Optional[str], as_json: bool) -> None:
     from webapp.core.flow.limits import describe
-    from webapp.jobs import limits as operations
+    from webapp.jobs.flow import limits as operations
 
     with core():
         row = operations.set_limit(key, most, rate, note, actor())
@@ -72,8 +72,8 @@ def store(key: str, most: Optional[str], rate: Optional[str], note: Optional[str
 @json_option
 def list_limits(as_json: bool) -> None:
     """List limits, the jobs that hold them, and how many wait."""
-    from webapp.jobs import limit_use
-    from webapp.jobs import limits as operations
+    from webapp.jobs.flow import limit_use
+    from webapp.jobs.flow import limits as operations
 
     with read_session() as session:
         views = limit_use.views(session, operations.every(session))
@@ -104,7 +104,7 @@ def remove(key: str, force: bool) -> None:
 
 
 def drop(key: str, *, force: bool) -> None:
-    from webapp.jobs import limits as operations
+    from webapp.jobs.flow import limits as operations
 
     try:
         with core():

@@ -23,7 +23,7 @@ from webapp.lib.version import __version__
 
 if TYPE_CHECKING:
     from webapp.config import Config
-    from webapp.lib.sd_notify import Manager
+    from webapp.lib.system.sd_notify import Manager
 
 MOST_WORKERS = 256
 MOST_WEIGHT = 1000  # of a queue
@@ -112,7 +112,7 @@ parent_option = click.option("--with-parent", type=int, hidden=True, help="Exit 
 
 def start_service(log_format: str, parent: Optional[int] = None, report_to: Optional[int] = None) -> Manager:
     """Prepare a process that runs until it is stopped. Return the service manager that it reports to."""
-    from webapp.lib import logs, process_group, sd_notify
+    from webapp.lib.system import logs, process_group, sd_notify
 
     if parent is not None:
         process_group.end_with(parent)
@@ -200,7 +200,7 @@ def web(
     with_parent: Optional[int],
 ) -> int:
     """Start the console without workers, in the foreground."""
-    from webapp.core import db_errors
+    from webapp.core.storage import db_errors
     from webapp.db import engines
     from webapp.server.listener import serve
 

@@ -22,7 +22,7 @@ def init_app(app: Flask) -> None:
     face.init_app(app)
     htmx.init_app(app)  # after the gate, which refuses users without access
     templating.init_app(app)
-    for name in find_modules(__name__):
+    for name in find_modules(__name__, recursive=True):
         for value in vars(import_string(name)).values():
             if isinstance(value, Blueprint):
                 app.register_blueprint(value)

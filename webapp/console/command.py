@@ -8,9 +8,10 @@ from typing import Any
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.console.display import times, trend_charts
-from webapp.console.display.chart_window import AskedWindow
-from webapp.console.display.trend_charts import QUANTILES
+from webapp.console.display import times
+from webapp.console.display.charts import trend_charts
+from webapp.console.display.charts.chart_window import AskedWindow
+from webapp.console.display.charts.trend_charts import QUANTILES
 from webapp.console.frame import htmx
 from webapp.db.engines import reading
 from webapp.insight import commands

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from webapp.accounts import users
 from webapp.console.activity import on_all
 from webapp.console.display import group_moves, notification_text
-from webapp.console.display.charts import sparkline
+from webapp.console.display.charts.sparklines import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query

@@ -16,20 +16,11 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.display import (
-    chain,
-    env_values,
-    job_flow,
-    job_head,
-    notification_text,
-    output_lines,
-    output_view,
-    timeline,
-    times,
-)
+from webapp.console.display import chain, env_values, job_flow, job_head, notification_text, timeline, times
 from webapp.console.display.forms import SubmitForm
-from webapp.console.display.output_lines import RenderOptions
-from webapp.console.display.output_view import opened
+from webapp.console.display.output import output_lines, output_view
+from webapp.console.display.output.output_lines import RenderOptions
+from webapp.console.display.output.output_view import opened
 from webapp.console.display.wait_reason import why
 from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx

@@ -7,11 +7,12 @@ from typing import Optional
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from webapp.console.display import chart_window, times, trend_charts
+from webapp.console.display import times
 from webapp.console.display.attention import needs
-from webapp.console.display.chart_window import AskedWindow
-from webapp.console.display.charts import sparkline
-from webapp.console.display.trend_charts import METRICS, QUANTILES
+from webapp.console.display.charts import chart_window, trend_charts
+from webapp.console.display.charts.chart_window import AskedWindow
+from webapp.console.display.charts.sparklines import sparkline
+from webapp.console.display.charts.trend_charts import METRICS, QUANTILES
 from webapp.console.frame import htmx
 from webapp.db.engines import reading
 from webapp.insight import exact_counts, failure_groups, fleet, trends

@@ -9,10 +9,11 @@ from typing import Any, Optional, Union
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.console.display import chart_window, times, trend_charts
-from webapp.console.display.chart_window import AskedWindow
-from webapp.console.display.charts import run_sparkline
-from webapp.console.display.trend_charts import METRICS, QUANTILES
+from webapp.console.display import times
+from webapp.console.display.charts import chart_window, trend_charts
+from webapp.console.display.charts.chart_window import AskedWindow
+from webapp.console.display.charts.sparklines import run_sparkline
+from webapp.console.display.charts.trend_charts import METRICS, QUANTILES
 from webapp.console.display.wait_reason import start_command
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
@@ -37,7 +38,8 @@ from webapp.insight.queues import (
     some_names,
     view_of,
 )
-from webapp.jobs import limit_use, queries, queue_actions, settings
+from webapp.jobs import queries, queue_actions, settings
+from webapp.jobs.flow import limit_use
 from webapp.lib import histograms
 from webapp.lib.text import can_be_stored, capitalize
 from webapp.web.request_info import came_from

@@ -32,7 +32,8 @@ from webapp.core.settings import Settings
 from webapp.db.engines import reading
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names
-from webapp.jobs import actions, demo, job_detail, lifecycle, limit_use, queries, settings
+from webapp.jobs import actions, demo, job_detail, lifecycle, queries, settings
+from webapp.jobs.flow import limit_use
 from webapp.lib.text import capitalize, plural
 from webapp.notifications import views as notifications
 

@@ -10,14 +10,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import audit_lines, labels, relocated
-from webapp.core.database import Database
+from webapp.core import audit_lines, labels
 from webapp.core.flow import batches, dependencies, limits, unique_keys
 from webapp.core.flow.batches import Batch
 from webapp.core.flow.unique_keys import TRIES, Holder, Wanted
 from webapp.core.job_spec import FieldError, IdTaken, JobSpec, KeyTaken, SpecError
-from webapp.core.schema import BUMP_REVISION
-from webapp.core.transaction import Transaction, transaction_on
+from webapp.core.storage import relocated
+from webapp.core.storage.database import Database
+from webapp.core.storage.schema import BUMP_REVISION
+from webapp.core.storage.transaction import Transaction, transaction_on
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 

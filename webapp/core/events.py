@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from webapp.core import audit_lines
-from webapp.core.transaction import Transaction
+from webapp.core.storage.transaction import Transaction
 from webapp.lib import clock
 
 SHORT = "short"  # a worker runs fewer jobs than it has slots; `detail` has the reason as `text`

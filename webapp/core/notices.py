@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from webapp.core.transaction import Transaction
+from webapp.core.storage.transaction import Transaction
 from webapp.lib import clock
 
 EVENTS = {

@@ -7,8 +7,8 @@ that it may not run cost it nothing.
 
 from __future__ import annotations
 
-from webapp.core import schema
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, may_leave
+from webapp.core.storage import schema
 
 PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: without it, a million due jobs held the lock for 3 s
 CLAIM_LOOKAHEAD = 32  # more jobs to read, because other workers may take the first ones or run only some of them

@@ -17,12 +17,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from webapp.config import Config, ensure_home
-from webapp.core import notices, schema
-from webapp.core.locks import hold_alone
-from webapp.core.sqlite import library as sqlite
+from webapp.core import notices
 from webapp.core.statements import RULE_RESTORE, SKIP_DUE_FIRES
+from webapp.core.storage import schema
+from webapp.core.storage.locks import hold_alone
+from webapp.core.storage.sqlite import library as sqlite
 from webapp.lib import clock
-from webapp.lib.private_files import give
+from webapp.lib.system.private_files import give
 
 SUFFIXES = ("", "-wal", "-shm")  # the database, its log, the log's index
 

@@ -23,10 +23,10 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
 from webapp.config import Config
-from webapp.core import postgresql, relocated, sqlite
-from webapp.core.database import Database, open_database
-from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
-from webapp.core.transaction import CommitUnanswered, raise_relocated
+from webapp.core.storage import postgresql, relocated, sqlite
+from webapp.core.storage.database import Database, open_database
+from webapp.core.storage.locks import BUSY, BUSY_TIMEOUT, Busy
+from webapp.core.storage.transaction import CommitUnanswered, raise_relocated
 from webapp.lib import clock
 
 

@@ -18,9 +18,9 @@ from flask import Flask, current_app
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from webapp.core.locks import Busy
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading
 from webapp.insight import rollups
 from webapp.lib import clock

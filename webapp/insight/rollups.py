@@ -24,8 +24,8 @@ from typing import Any
 from sqlalchemy import Row, delete, insert, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
-from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.notices import SYSTEM_QUEUE
+from webapp.core.storage.locks import BUSY_TIMEOUT
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.failure_keys import ADD_DEATHS, adopt_known

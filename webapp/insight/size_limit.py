@@ -9,8 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from webapp.core.settings import Settings
-from webapp.core.size import FREED, MIB, used_bytes
 from webapp.core.states import STATES
+from webapp.core.storage.size import FREED, MIB, used_bytes
 from webapp.db import engines
 from webapp.db.models import RetentionMark
 from webapp.jobs import queries

@@ -24,8 +24,8 @@ from webapp.core import enqueue as core_enqueue
 from webapp.core.flow.batches import Batch
 from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import JobSpec
-from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
+from webapp.core.storage.locks import BUSY_TIMEOUT
 from webapp.db import audit
 from webapp.db.engines import database, let_others_write, raising_as_sqlalchemy, reading, writing
 from webapp.db.models import BulkAction, Job

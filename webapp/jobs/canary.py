@@ -15,7 +15,7 @@ from sqlalchemy import and_, case, func, select, text
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines, notices
-from webapp.core.locks import BUSY_TIMEOUT
+from webapp.core.storage.locks import BUSY_TIMEOUT
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import BulkAction, Job

@@ -22,8 +22,9 @@ from webapp.core.states import ARROWS
 from webapp.db import audit
 from webapp.db.engines import writing
 from webapp.db.models import Job, LabelSetRow
-from webapp.jobs import actions, lifecycle, limit_use
+from webapp.jobs import actions, lifecycle
 from webapp.jobs.actions import Result
+from webapp.jobs.flow import limit_use
 from webapp.jobs.lifecycle import NotFound, Outcome, move, restore_queues
 from webapp.lib import clock
 

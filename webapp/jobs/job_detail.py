@@ -19,7 +19,7 @@ from webapp.lib import clock
 from webapp.lib.stream_runs import decode_runs, decode_times, spans
 
 if TYPE_CHECKING:
-    from webapp.jobs.limit_use import Block
+    from webapp.jobs.flow.limit_use import Block
 
 
 def find(session: Session, job_id: str) -> Optional[Job]:

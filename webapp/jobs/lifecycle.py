@@ -18,12 +18,13 @@ from webapp.core import audit_lines
 from webapp.core.enqueue import ADD_LABEL_SET, ADD_QUEUE
 from webapp.core.flow import unique_keys
 from webapp.core.flow.unique_keys import Holder
-from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
+from webapp.core.storage.schema import BUMP_REVISION
 from webapp.db import audit
 from webapp.db.engines import is_sqlite
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
-from webapp.jobs import follow_ups, group_history, key_guard
+from webapp.jobs import group_history
+from webapp.jobs.flow import follow_ups, key_guard
 from webapp.lib import clock
 
 _MOVED = (Job.seq, Job.id, Job.queue, Job.requires, Job.followed, Job.batch, Job.prior_state)

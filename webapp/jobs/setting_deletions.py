@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from webapp.core.settings import PER_QUEUE, Definition, Number, Settings
-from webapp.core.size import FREED, MIB, used_bytes
+from webapp.core.storage.size import FREED, MIB, used_bytes
 from webapp.db import engines, models
 from webapp.db.models import Job
 from webapp.jobs.lifecycle import in_state

@@ -14,8 +14,8 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from webapp.core.job_spec import NAME
-from webapp.core.schema import BUMP_REVISION
 from webapp.core.settings import DEFINITIONS, PER_QUEUE, Definition, Number, Settings, define
+from webapp.core.storage.schema import BUMP_REVISION
 from webapp.db.engines import reading, writing
 from webapp.db.models import Control, Event, Queue, RetentionMark, Setting
 from webapp.jobs.lifecycle import NotFound, record

@@ -47,7 +47,7 @@ def assign(path: str, name: str, value: str, owner: str) -> None:
     import tempfile
     from pathlib import Path
 
-    from webapp.lib.private_files import give
+    from webapp.lib.system.private_files import give
 
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     line = f"{name}='{escaped}'"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from webapp.core.job_spec import SpecError
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.notifications import policy, rules
 from webapp.notifications.policy import Alert, Step

@@ -11,9 +11,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from webapp.core import db_errors, statements
+from webapp.core import statements
 from webapp.core.notices import SYSTEM_QUEUE
-from webapp.core.transaction import Connection
+from webapp.core.storage import db_errors
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from webapp.notifications import alerts
 from webapp.notifications.alerts import GROUP, Rule, Seen

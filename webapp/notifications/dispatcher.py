@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from webapp.core import enqueue
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 from webapp.notifications import alerts, channels

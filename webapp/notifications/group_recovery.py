@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
 from webapp.notifications import alerts

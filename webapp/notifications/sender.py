@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.config import Config
-from webapp.core.transaction import transaction_on
+from webapp.core.storage.transaction import transaction_on
 from webapp.db.engines import database, reading
 from webapp.db.models import Channel, Delivery
 from webapp.lib import clock

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from webapp.core import audit_lines, enqueue, events
 from webapp.core.job_spec import FieldError, SpecError
-from webapp.core.transaction import Transaction, transaction_on
+from webapp.core.storage.transaction import Transaction, transaction_on
 from webapp.db.engines import database, raising_as_sqlalchemy
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Callable, Optional, Union
 
-from webapp.core import enqueue, events, notices, schema
+from webapp.core import enqueue, events, notices
 from webapp.core.job_spec import JobSpec, SpecError, load_json
 from webapp.core.statements import ASK_CANCEL, CANCEL, RULE_MOVE, RULE_RESTORE
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage import schema
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.schedules import policy
 from webapp.schedules.policy import Decision, Pause, Plan

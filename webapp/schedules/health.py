@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 
 from webapp.core import events, notices
 from webapp.core.job_spec import SpecError
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.schedules.decider import spec_of

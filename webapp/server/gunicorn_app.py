@@ -24,10 +24,10 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from webapp.config import ConfigError
-from webapp.core import schema
+from webapp.core.storage import schema
 from webapp.db import migrations
-from webapp.lib.logs import WithoutSecrets
-from webapp.lib.sd_notify import Manager
+from webapp.lib.system.logs import WithoutSecrets
+from webapp.lib.system.sd_notify import Manager
 from webapp.web import request_counts
 from webapp.web.gate import SERVER
 from webapp.web.headers import ALWAYS

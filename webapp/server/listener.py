@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from webapp.config import Config, ConfigError
 from webapp.lib import ip_addresses
-from webapp.lib.sd_notify import NOBODY, Manager
+from webapp.lib.system.sd_notify import NOBODY, Manager
 
 THREADS = 8  # concurrent requests per process; pages are short, and SQLite has one writer anyway
 BACKLOG = 512

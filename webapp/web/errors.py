@@ -9,9 +9,9 @@ from flask import Flask, Response, request
 from sqlalchemy.exc import DataError, DBAPIError
 from werkzeug.exceptions import HTTPException
 
-from webapp.core import db_errors
-from webapp.core.locks import Busy, Gone
-from webapp.core.relocated import Relocated
+from webapp.core.storage import db_errors
+from webapp.core.storage.locks import Busy, Gone
+from webapp.core.storage.relocated import Relocated
 from webapp.db import out_of_reach
 from webapp.jobs.lifecycle import KeyHeld, NotFound
 from webapp.lib.text import capitalize

@@ -14,7 +14,8 @@ from flask import Flask, Response, current_app, request
 from sqlalchemy import text
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.core import audit_lines, schema
+from webapp.core import audit_lines
+from webapp.core.storage import schema
 from webapp.db.engines import reading
 from webapp.web import proxy_hints
 from webapp.web.faces import current_face, face_of

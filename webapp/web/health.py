@@ -17,9 +17,9 @@ from flask import Blueprint, Response, current_app, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.core import db_errors, schema
-from webapp.core.locks import Busy
-from webapp.core.relocated import Relocated
+from webapp.core.storage import db_errors, schema
+from webapp.core.storage.locks import Busy
+from webapp.core.storage.relocated import Relocated
 from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.insight import fleet

@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from webapp.config import ConfigError
-from webapp.lib.private_files import create_private, denial
+from webapp.lib.system.private_files import create_private, denial
 
 LENGTH = 32  # bytes
 

@@ -15,13 +15,14 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
-from webapp.core import events, labels, schema, statements
+from webapp.core import events, labels, statements
 from webapp.core.events import SHORT
 from webapp.core.flow import dependencies, limits
 from webapp.core.flow.limits import Limits
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
-from webapp.core.transaction import Connection
+from webapp.core.storage import schema
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker.attempt import Claim
 from worker.loop import retries

@@ -14,9 +14,9 @@ from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
 from webapp.core import statements
-from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
-from webapp.core.transaction import Connection
+from webapp.core.storage.relocated import Relocated
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker import shortage
 from worker.attempt import AttemptResult, Claim, log_trouble

@@ -11,8 +11,8 @@ import time
 from typing import Any, Callable, Optional
 
 from webapp.core.events import record
-from webapp.core.relocated import Relocated
-from webapp.core.transaction import Connection
+from webapp.core.storage.relocated import Relocated
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from webapp.lib.version import __version__
 from worker import processes

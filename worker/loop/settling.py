@@ -9,7 +9,7 @@ from webapp.core import events, notices, statements
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
-from webapp.core.transaction import NO_VALUES, Transaction
+from webapp.core.storage.transaction import NO_VALUES, Transaction
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Callable, Optional
 
 from webapp.core.statements import CANCELLED
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 
 log = logging.getLogger("queuectl.worker")
 

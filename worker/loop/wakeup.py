@@ -1,7 +1,7 @@
 """How an idle worker learns about new work. A periodic check covers missed signals.
 
-- SQLite on Linux: an inotify watch on the wake-up file (`webapp/core/wakeup_signal.py`). It takes a few tenths of a
-  millisecond and no CPU. The signal comes before the commit is visible, so a woken worker must begin a write
+- SQLite on Linux: an inotify watch on the wake-up file (`webapp/core/storage/wakeup_signal.py`). It takes a few tenths
+  of a millisecond and no CPU. The signal comes before the commit is visible, so a woken worker must begin a write
   transaction, which waits for that commit, and not a read.
 - SQLite elsewhere: read `PRAGMA data_version` every 50 ms.
 - PostgreSQL: `worker/loop/wakeup_postgresql.py`.
@@ -18,8 +18,8 @@ import threading
 from typing import Any, Optional
 
 from webapp.config import Config
-from webapp.core import wakeup_signal
-from webapp.core.transaction import Connection
+from webapp.core.storage import wakeup_signal
+from webapp.core.storage.transaction import Connection
 
 CHECK_EVERY = 10.0  # seconds between checks for work while signals arrive
 CHECK_EVERY_WITHOUT_SIGNALS = 0.5  # the same while no signals arrive
@@ -127,7 +127,7 @@ class _VersionCheck(Wakeup):
     poll_every = READ_VERSION_EVERY
 
     def __init__(self, config: Config) -> None:
-        from webapp.core.sqlite import library as sqlite
+        from webapp.core.storage.sqlite import library as sqlite
 
         self._errors = sqlite.Error
         self._connection: Any = sqlite.connect(f"{config.sqlite_path.as_uri()}?mode=ro", uri=True)

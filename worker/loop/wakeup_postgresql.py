@@ -16,8 +16,8 @@ import threading
 import time
 from typing import Any, Optional
 
-from webapp.core.transaction import Connection
-from webapp.core.wakeup_signal import CHANNEL
+from webapp.core.storage.transaction import Connection
+from webapp.core.storage.wakeup_signal import CHANNEL
 from worker.loop.wakeup import CHECK_EVERY_WITHOUT_SIGNALS, READ_VERSION_EVERY, Wakeup
 
 log = logging.getLogger("queuectl.worker")

@@ -13,8 +13,8 @@ import time
 from functools import partial
 from typing import Any, Optional
 
-from webapp.core.database import Database
-from webapp.core.transaction import connect
+from webapp.core.storage.database import Database
+from webapp.core.storage.transaction import connect
 from webapp.lib import clock
 from worker import processes, shortage
 from worker.attempt import AttemptResult, Claim

@@ -10,11 +10,11 @@ import subprocess
 import time
 from typing import Any, Optional
 
-from webapp.core.database import Database
 from webapp.core.settings import PER_QUEUE, Settings
-from webapp.core.size import FREED, MIB, used_bytes
 from webapp.core.states import TERMINAL
-from webapp.core.transaction import Connection
+from webapp.core.storage.database import Database
+from webapp.core.storage.size import FREED, MIB, used_bytes
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from webapp.lib.error_key import IS_OLD
 from worker import program

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from webapp.config import Config
-from webapp.core import db_errors
-from webapp.core.relocated import Relocated
+from webapp.core.storage import db_errors
+from webapp.core.storage.relocated import Relocated
 from webapp.db import engines, failure_keys
 from webapp.db.engines import reading, writing
 from webapp.insight import rollups

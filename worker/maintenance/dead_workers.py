@@ -11,10 +11,11 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-from webapp.core import db_errors, notices
+from webapp.core import notices
 from webapp.core.events import record
-from webapp.core.schema import BUMP_REVISION
-from webapp.core.transaction import Connection
+from webapp.core.storage import db_errors
+from webapp.core.storage.schema import BUMP_REVISION
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker import processes
 

@@ -11,7 +11,8 @@ from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading, writing
 from webapp.db.models import Batch, Job
-from webapp.jobs import batches, deletion
+from webapp.jobs import deletion
+from webapp.jobs.flow import batches
 from webapp.lib import clock
 from worker.maintenance.ended_jobs import delete_attempts, waited_for
 

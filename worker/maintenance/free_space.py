@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from webapp.core import sqlite
-from webapp.core.transaction import transaction_on
+from webapp.core.storage import sqlite
+from webapp.core.storage.transaction import transaction_on
 from webapp.db import engines
 from webapp.db.engines import raising_as_sqlalchemy, reading
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Optional
 
 from webapp.config import Config
-from webapp.core.transaction import Connection
-from webapp.lib import clock, private_files
+from webapp.core.storage.transaction import Connection
+from webapp.lib import clock
+from webapp.lib.system import private_files
 from webapp.lib.text import one_line
 from webapp.lib.urls import masked
 from webapp.lib.version import __version__

@@ -15,12 +15,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Callable, Optional
 
-from webapp.core import schema, statements
-from webapp.core.database import Database
-from webapp.core.locks import Busy
-from webapp.core.relocated import Relocated
+from webapp.core import statements
 from webapp.core.settings import Settings
-from webapp.core.transaction import Connection
+from webapp.core.storage import schema
+from webapp.core.storage.database import Database
+from webapp.core.storage.locks import Busy
+from webapp.core.storage.relocated import Relocated
+from webapp.core.storage.transaction import Connection
 from worker import processes
 from worker.loop import wakeup
 from worker.maintenance import recovery

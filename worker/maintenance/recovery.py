@@ -13,7 +13,7 @@ from webapp.core import notices, output, statements
 from webapp.core.events import record
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import ARROWS
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.error_key import error_key
 from webapp.lib.stream_runs import encode_runs, encode_times

@@ -19,8 +19,8 @@ from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
 from webapp.core.flow.limits import LONGEST_WINDOW
 from webapp.core.settings import Settings
-from webapp.core.size import FREED
 from webapp.core.states import TERMINAL
+from webapp.core.storage.size import FREED
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import (

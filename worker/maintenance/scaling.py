@@ -15,9 +15,9 @@ import time
 from typing import Any, NamedTuple, Optional
 
 from webapp.core.events import record
-from webapp.core.schema import BUMP_REVISION
 from webapp.core.statements import REQUEST_STOP
-from webapp.core.transaction import Connection
+from webapp.core.storage.schema import BUMP_REVISION
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker import processes
 from worker.loop.heartbeat import ANNOUNCE, supervisor_row

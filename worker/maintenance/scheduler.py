@@ -7,10 +7,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Optional
 
-from webapp.core import schema
-from webapp.core.database import Database
-from webapp.core.relocated import Relocated
-from webapp.core.transaction import Connection
+from webapp.core.storage import schema
+from webapp.core.storage.database import Database
+from webapp.core.storage.relocated import Relocated
+from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker.maintenance.dead_workers import line_of
 

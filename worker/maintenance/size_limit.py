@@ -13,7 +13,7 @@ from functools import partial
 from sqlalchemy import delete
 
 from webapp.core.settings import Settings
-from webapp.core.size import FREED, MIB
+from webapp.core.storage.size import FREED, MIB
 from webapp.db.engines import reading, writing
 from webapp.db.models import RetentionMark
 from webapp.insight import size_limit

@@ -24,7 +24,8 @@ from webapp.config import (
     Config,
 )
 from webapp.core import trace_context
-from webapp.lib import postgres_dsn, sd_notify
+from webapp.lib import postgres_dsn
+from webapp.lib.system import sd_notify
 
 _NOT_FOR_JOBS = {*sd_notify.VARIABLES, *trace_context.VARIABLES}
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
-from webapp.lib import process_group
-from webapp.lib.sd_notify import ALIVE, BYTES, NOBODY, READY, Manager
+from webapp.lib.system import process_group
+from webapp.lib.system.sd_notify import ALIVE, BYTES, NOBODY, READY, Manager
 
 
 class Console:

@@ -7,8 +7,8 @@ import os
 from typing import Callable, Optional
 
 from webapp.config import Config, ConfigError, Unavailable
-from webapp.core import db_errors
-from webapp.core.database import open_database
+from webapp.core.storage import db_errors
+from webapp.core.storage.database import open_database
 from worker import processes, shortage
 
 UNAVAILABLE = 2  # exit code of the child that prepares the database

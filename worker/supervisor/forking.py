@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Callable, Optional
 
 from webapp.config import Config
-from webapp.core.database import open_database
+from webapp.core.storage.database import open_database
 from worker import messages
 from worker.loop import worker as loop
 from worker.maintenance import process as maintenance

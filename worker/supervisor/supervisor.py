@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
 from webapp.config import Config
-from webapp.lib import process_group
-from webapp.lib.sd_notify import NOBODY, Manager
+from webapp.lib.system import process_group
+from webapp.lib.system.sd_notify import NOBODY, Manager
 from webapp.lib.text import plural
 from worker import processes, shortage
 from worker.messages import (

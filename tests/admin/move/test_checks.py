@@ -15,7 +15,7 @@ from tests.factories import make_job
 from webapp.admin import move
 from webapp.admin.move import MoveError, Side, checks
 from webapp.config import Config
-from webapp.core import relocated
+from webapp.core.storage import relocated
 from webapp.db import engines, models
 from webapp.db.application import create_core
 

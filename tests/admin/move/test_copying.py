@@ -17,7 +17,8 @@ from tests.worker.conftest import assignment
 from tests.worker_connection import worker_connection
 from webapp.admin.move import MoveError, Side, copying
 from webapp.config import Config
-from webapp.core import job_spec, relocated
+from webapp.core import job_spec
+from webapp.core.storage import relocated
 from webapp.db import engines, models
 from webapp.db.application import create_core
 from webapp.jobs import actions

@@ -22,7 +22,7 @@ from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
 from webapp.admin.move import Side, marker
 from webapp.config import Config, ConfigError
-from webapp.core.relocated import Relocated
+from webapp.core.storage.relocated import Relocated
 from webapp.db import engines
 from webapp.db.application import create_core
 

@@ -18,8 +18,8 @@ from tests.factories import make_job
 from tests.worker_connection import worker_connection
 from webapp.admin.move import MoveError, Side
 from webapp.config import Config, ConfigError
-from webapp.core import relocated
-from webapp.core.relocated import Relocated
+from webapp.core.storage import relocated
+from webapp.core.storage.relocated import Relocated
 from webapp.db import engines
 from webapp.db.application import create_core
 

@@ -17,7 +17,7 @@ from tests.databases import postgresql_database
 from tests.factories import make_job
 from webapp.admin.move import MoveError
 from webapp.config import Config, ConfigError
-from webapp.core.relocated import Relocated
+from webapp.core.storage.relocated import Relocated
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Alert, Channel, Notice

@@ -14,7 +14,7 @@ from tests.factories import make_jobs
 from tests.schedules.conftest import Clock
 from tests.worker_connection import worker_database
 from webapp.core import notices
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Alert, Channel, Delivery, Job, Notice, Rule
 from webapp.lib import clock

@@ -10,8 +10,8 @@ from sqlalchemy import delete, update
 
 from tests.factories import make_job, make_queue, make_worker
 from tests.notifications.alerts.conftest import MINUTE, Alerting
-from webapp.core import db_errors
 from webapp.core.notices import SYSTEM_QUEUE
+from webapp.core.storage import db_errors
 from webapp.db.engines import writing
 from webapp.db.models import Alert, Job, Worker
 from webapp.lib import clock

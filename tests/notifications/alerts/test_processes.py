@@ -12,9 +12,9 @@ from tests.deadline import DEADLINE
 from tests.factories import make_jobs
 from tests.notifications.alerts.conftest import Alerting
 from tests.worker_connection import worker_database
-from webapp.core.database import Database
 from webapp.core.notices import SYSTEM_QUEUE
-from webapp.core.transaction import Connection
+from webapp.core.storage.database import Database
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Delivery, Job, JobWatch
 from webapp.lib import clock

@@ -20,11 +20,12 @@ from webapp.core import job_spec
 from webapp.core.flow import batch_callbacks
 from webapp.core.flow.batches import Batch, read
 from webapp.core.settings import Settings
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Batch as BatchRow
 from webapp.db.models import BatchCallback, Dependency, Event, Job
-from webapp.jobs import actions, batches, deletion
+from webapp.jobs import actions, deletion
+from webapp.jobs.flow import batches
 from webapp.lib import clock
 from worker.maintenance import process
 from worker.maintenance.ended_batches import EndedBatches

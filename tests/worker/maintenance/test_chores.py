@@ -23,14 +23,15 @@ from tests.worker.conftest import Fleet, Queue
 from tests.worker_connection import worker_database
 from webapp.config import CHECKOUT, Config
 from webapp.core.settings import Settings
-from webapp.core.size import MIB
-from webapp.core.transaction import Connection
+from webapp.core.storage.size import MIB
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, BulkAction, Control, Job, RetentionMark
 from webapp.insight import rollups
 from webapp.jobs import actions, canary
 from webapp.jobs.filters import JobFilter
-from webapp.lib import clock, logs
+from webapp.lib import clock
+from webapp.lib.system import logs
 from worker import program
 from worker.maintenance import chore_starter, chores
 from worker.maintenance.chore_starter import FOLD_MIN, ChoreStarter

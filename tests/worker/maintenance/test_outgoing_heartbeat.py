@@ -21,7 +21,7 @@ from tests.deadline import DEADLINE
 from tests.factories import make_worker
 from tests.worker_connection import worker_database
 from webapp.config import Config, ConfigError, load
-from webapp.core.transaction import Connection
+from webapp.core.storage.transaction import Connection
 from webapp.db.engines import writing
 from webapp.db.models import Worker
 from worker.maintenance import outgoing_heartbeat as module

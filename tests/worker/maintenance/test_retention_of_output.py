@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from tests import factories
 from tests.worker.maintenance.test_retention import DAY, ended, left, prune
-from webapp.core import sqlite
 from webapp.core.settings import Settings
-from webapp.core.size import MIB
+from webapp.core.storage import sqlite
+from webapp.core.storage.size import MIB
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, RetentionMark

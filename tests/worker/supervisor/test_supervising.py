@@ -16,8 +16,8 @@ from typing import Callable, Optional
 
 import pytest
 
-from webapp.lib import process_group
-from webapp.lib.sd_notify import Manager
+from webapp.lib.system import process_group
+from webapp.lib.system.sd_notify import Manager
 from worker.messages import NOW, OUTDATED, QUIET, RELOCATED, RESUME, STOP, STOP_REQUESTED, DesiredWorkers
 from worker.supervisor import supervisor
 from worker.supervisor.console import Console

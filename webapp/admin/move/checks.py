@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from webapp.admin.move import copying, drain, marker
 from webapp.admin.move.databases import MoveError, Reporter, Side, Tick
 from webapp.admin.move.marker import COPYING, DONE
-from webapp.core import relocated, schema
+from webapp.core.storage import relocated, schema
 from webapp.db import engines
 from webapp.db.models import Queue
 from webapp.lib import text as texts

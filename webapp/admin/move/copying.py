@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp.admin.move import marker
 from webapp.admin.move.databases import MoveError, Side, Tick
-from webapp.core import db_errors
+from webapp.core.storage import db_errors
 from webapp.db import models
 from webapp.db.engines import Base
 

@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp import config as configuration
 from webapp.config import Config
-from webapp.core import db_errors
-from webapp.core.locks import try_alone
+from webapp.core.storage import db_errors
+from webapp.core.storage.locks import try_alone
 from webapp.db import engines as db
 from webapp.db.application import create_core
-from webapp.lib.private_files import open_private
+from webapp.lib.system.private_files import open_private
 
 
 class MoveError(Exception):

@@ -13,7 +13,7 @@ from sqlalchemy import select, true
 from sqlalchemy.exc import DBAPIError
 
 from webapp.admin.move.databases import MoveError
-from webapp.core.locks import Busy
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading
 from webapp.db.models import Job, Worker
 from webapp.jobs.lifecycle import in_state

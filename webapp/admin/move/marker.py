@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from webapp.admin.move.databases import MoveError, Side
-from webapp.core import relocated
-from webapp.core.locks import Busy
+from webapp.core.storage import relocated
+from webapp.core.storage.locks import Busy
 
 # In the source: PREPARED, the target is being prepared; COPYING, writes are blocked; DONE, the target is the queue.
 # In the target: COPYING, it cannot be used; DONE, it is the queue. In both: UNDONE, taken back.

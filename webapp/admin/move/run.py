@@ -18,8 +18,9 @@ from webapp.admin.move.copying import Sum
 from webapp.admin.move.databases import MoveError, Reporter, Side, Tick
 from webapp.admin.move.drain import Drain
 from webapp.admin.move.marker import COPYING, DONE, PREPARED, UNDONE, Move
-from webapp.core import audit_lines, relocated, schema
+from webapp.core import audit_lines
 from webapp.core.statements import RULE_MOVE, SKIP_DUE_FIRES
+from webapp.core.storage import relocated, schema
 from webapp.db import migrations
 from webapp.db.engines import Base
 from webapp.db.models import Job, Worker

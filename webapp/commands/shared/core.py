@@ -14,14 +14,14 @@ import click
 
 from webapp.commands.exit_codes import ExitCode, Failure, code_of_refusals
 from webapp.commands.shared.output import one_line, print_json, say
-from webapp.core import relocated
+from webapp.core.storage import relocated
 from webapp.lib import durations, past_times
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from webapp.config import Config
-    from webapp.core.database import Database
+    from webapp.core.storage.database import Database
     from webapp.db.models import Job
     from webapp.jobs.actions import Result
     from webapp.jobs.lifecycle import Outcome
@@ -78,7 +78,7 @@ def plain_database() -> Iterator[Database]:
     In a new home folder this creates the database.
     """
     from webapp import config as configuration
-    from webapp.core.database import open_database
+    from webapp.core.storage.database import open_database
 
     config = configuration.load()
     database = open_database(config)

@@ -12,8 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import find_job
 from webapp.commands.shared.output import one_line, say, standing
-from webapp.core.locks import Busy
 from webapp.core.states import TERMINAL
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading
 from webapp.insight import blockers
 from webapp.jobs import job_detail

@@ -21,8 +21,8 @@ from webapp.lib.text import escape_lines, size
 if TYPE_CHECKING:
     from webapp.core.settings import Settings
     from webapp.db.models import Event, Job, Report
-    from webapp.jobs.chains import Waiting
-    from webapp.jobs.limit_use import Block
+    from webapp.jobs.flow.chains import Waiting
+    from webapp.jobs.flow.limit_use import Block
 
 
 def print_job(

@@ -60,7 +60,7 @@ def _wait(left: list[str], total: int, until: Optional[float], bars: Optional[Pr
 
 def wait_for_batch(name: str, timeout: Optional[float]) -> int:
     """Wait until a batch has ended. Returns 0 if all its jobs completed, 1 if some did not, 124 after the time."""
-    from webapp.jobs import batches
+    from webapp.jobs.flow import batches
 
     until = None if timeout is None else time.monotonic() + timeout
     with progress_bars(transient=True) as bars:

@@ -10,8 +10,8 @@ from flask import current_app
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp.core import db_errors
 from webapp.core.settings import Settings
+from webapp.core.storage import db_errors
 from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Obstacle

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Optional
 from sqlalchemy.orm import Session
 
 from webapp.db.models import Job
-from webapp.jobs import chains
-from webapp.jobs.chains import Graph, Node
+from webapp.jobs.flow import chains
+from webapp.jobs.flow.chains import Graph, Node
 from webapp.lib.durations import about
 from webapp.lib.text import plural, shorten
 

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.db.models import Job
 from webapp.insight import blockers
-from webapp.jobs import chains, limit_use, queries
+from webapp.jobs import queries
+from webapp.jobs.flow import chains, limit_use
 from webapp.lib import clock
 from webapp.lib.text import listed
 

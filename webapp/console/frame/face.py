@@ -21,7 +21,7 @@ from webapp.accounts import refusals, sessions, users
 from webapp.console.frame import kept_form
 from webapp.console.frame.htmx import go_to, is_partial, renew_token, toast
 from webapp.console.frame.person import Need, Person, current_person, need_of, this_person
-from webapp.core.locks import Busy
+from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading
 from webapp.lib import clock
 from webapp.web import proxy_hints

@@ -12,7 +12,7 @@ from typing import Optional
 
 from webapp.core import enqueue, events, job_spec
 from webapp.core.job_spec import SpecError
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.storage.transaction import Connection, Transaction
 from webapp.lib import clock
 
 log = logging.getLogger("queuectl.maintenance")

@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import events, job_spec
 from webapp.core.job_spec import NAME, NAME_RULE, FieldError, SpecError
-from webapp.core.transaction import Transaction
+from webapp.core.storage.transaction import Transaction
 from webapp.lib import clock
 from webapp.lib.text import shorten
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core.job_spec import After, FieldError, JobSpec, SpecError
 from webapp.core.states import ARROWS, TERMINAL, may_leave
-from webapp.core.transaction import Transaction
+from webapp.core.storage.transaction import Transaction
 from webapp.lib import clock
 
 STEP = 200  # edges, and parents, that one call decides: about 10 ms under the write lock

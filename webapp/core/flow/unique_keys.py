@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from webapp.core import audit_lines, events
 from webapp.core.statements import CANCEL
 from webapp.core.states import ARROWS, HOLDS_KEY, TERMINAL
-from webapp.core.transaction import Transaction
+from webapp.core.storage.transaction import Transaction
 from webapp.lib import clock, durations
 from webapp.lib.text import shorten
 

@@ -18,10 +18,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
 from webapp.config import Config, ConfigError, Unavailable
-from webapp.core import db_errors, relocated
-from webapp.core.schema import HEAD, REVISION, known_revisions
+from webapp.core.storage import db_errors, relocated
+from webapp.core.storage.schema import HEAD, REVISION, known_revisions
 from webapp.db import backup, engines
-from webapp.lib.private_files import create_private
+from webapp.lib.system.private_files import create_private
 
 _FOLDER = Path(__file__).resolve().parent
 

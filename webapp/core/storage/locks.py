@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Optional
 
 from webapp.config import Config, Unavailable, denial
-from webapp.lib.private_files import open_private
+from webapp.lib.system.private_files import open_private
 
 try:
     import fcntl

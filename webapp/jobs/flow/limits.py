@@ -15,7 +15,8 @@ from webapp.core.flow.limits import OF_QUEUE
 from webapp.core.job_spec import FieldError, SpecError
 from webapp.db.engines import writing
 from webapp.db.models import Job, Limit
-from webapp.jobs import limit_use, settings
+from webapp.jobs import settings
+from webapp.jobs.flow import limit_use
 from webapp.jobs.lifecycle import NotFound, in_state, record
 from webapp.lib import clock
 from webapp.lib.text import can_be_stored, plural

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands import schedule_files
 from webapp.commands.enqueue import fields_of
 from webapp.commands.exit_codes import ExitCode, Failure
+from webapp.commands.schedules import schedule_files
 from webapp.commands.shared.core import (
     actor,
     as_utf8,

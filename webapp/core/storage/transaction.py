@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-from webapp.core import postgresql, sqlite
-from webapp.core.database import Database
-from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
-from webapp.core.relocated import Relocated, words_of
+from webapp.core.storage import postgresql, sqlite
+from webapp.core.storage.database import Database
+from webapp.core.storage.locks import BUSY, BUSY_TIMEOUT, Busy
+from webapp.core.storage.relocated import Relocated, words_of
 from webapp.lib import clock
 
 MIN_COPY_ROWS = 20  # from here PostgreSQL gets rows by COPY, in a fifth of the time of INSERT

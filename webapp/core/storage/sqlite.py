@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from webapp.config import Config
-from webapp.core.locks import BUSY_TIMEOUT
+from webapp.core.storage.locks import BUSY_TIMEOUT
 
 LOG_SIZE_LIMIT = 16 * 1024**2  # bytes; a log that grew during a long read is cut to this size
 CHECKPOINT_PAGES = 4000  # 16 MiB; with SQLite's default of 1000, checkpoints took a third of the time of claims

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from webapp.config import Config
-from webapp.lib.private_files import open_private
+from webapp.lib.system.private_files import open_private
 
 CHANNEL = "queuectl"  # of the notifications, which stay within their database
 

@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Any, Optional
 
 from webapp.config import Config, Unavailable, ensure_home
-from webapp.core import postgresql, schema, sqlite, wakeup_signal
-from webapp.core.locks import WriteLock, share_use
-from webapp.core.wakeup_signal import WakeupSignal
+from webapp.core.storage import postgresql, schema, sqlite, wakeup_signal
+from webapp.core.storage.locks import WriteLock, share_use
+from webapp.core.storage.wakeup_signal import WakeupSignal
 from webapp.lib import clock
 
 FRESH = clock.SECOND  # an idle connection to PostgreSQL is tested if it was not used for so long

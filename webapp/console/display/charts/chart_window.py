@@ -13,8 +13,9 @@ from typing import Any, Optional
 from flask import abort, url_for
 from sqlalchemy.orm import Session
 
-from webapp.console.display import times, trend_charts
-from webapp.console.display.trend_charts import METRICS, Chart, Page
+from webapp.console.display import times
+from webapp.console.display.charts import trend_charts
+from webapp.console.display.charts.trend_charts import METRICS, Chart, Page
 from webapp.console.frame.params import with_query
 from webapp.insight.markers import Marker, markers
 from webapp.insight.trends import Trend

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from webapp.console.display import ansi, output_lines
-from webapp.console.display.output_lines import Lines, RenderOptions
+from webapp.console.display.output import ansi, output_lines
+from webapp.console.display.output.output_lines import Lines, RenderOptions
 from webapp.console.frame.params import whole_number
 from webapp.core.output import Output
 from webapp.lib import text_diff

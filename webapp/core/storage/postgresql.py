@@ -11,8 +11,8 @@ from contextlib import closing
 from typing import Any
 
 from webapp.config import Config
-from webapp.core.locks import BUSY_TIMEOUT
-from webapp.core.schema import SERVER_TIME
+from webapp.core.storage.locks import BUSY_TIMEOUT
+from webapp.core.storage.schema import SERVER_TIME
 from webapp.lib import clock
 
 # The server ends a transaction that is idle for so many seconds: a machine that lost its network then no longer locks

@@ -14,7 +14,7 @@ from webapp.console.frame.person import actor, needs
 from webapp.core.flow.limits import OF_QUEUE, describe, rate_text
 from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
-from webapp.jobs import limit_use, limits
+from webapp.jobs.flow import limit_use, limits
 from webapp.lib.text import capitalize
 from webapp.web.request_info import came_from
 

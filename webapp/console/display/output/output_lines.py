@@ -16,7 +16,8 @@ from typing import Optional
 
 from markupsafe import Markup
 
-from webapp.console.display import ansi, times
+from webapp.console.display import times
+from webapp.console.display.output import ansi
 from webapp.core.output import Output
 from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, spans

@@ -11,7 +11,7 @@ from marshmallow import fields as ma
 from webapp.api import fields
 from webapp.core.flow import retry_rules, unique_keys
 from webapp.core.flow.after import WANTS
-from webapp.jobs import limit_use
+from webapp.jobs.flow import limit_use
 
 RETRY: Mapping[str, Any] = {
     "description": "what follows a failed attempt: an object, or lines such as `exit 75: wait`; default: those of the "

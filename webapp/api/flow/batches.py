@@ -20,8 +20,9 @@ from webapp.core.flow import batches as core_batches
 from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.db.engines import reading
-from webapp.jobs import actions, batches
+from webapp.jobs import actions
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.flow import batches
 
 LIST = "batches"  # in cursors
 MAX_BATCH = 1000  # jobs of one request

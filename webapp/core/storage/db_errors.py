@@ -16,10 +16,10 @@ from typing import Optional
 from urllib.parse import quote
 
 from webapp.config import Config, Unavailable, denial
-from webapp.core.database import Database
-from webapp.core.locks import BUSY_TIMEOUT
-from webapp.core.sqlite import library as sqlite
-from webapp.core.transaction import transaction_on
+from webapp.core.storage.database import Database
+from webapp.core.storage.locks import BUSY_TIMEOUT
+from webapp.core.storage.sqlite import library as sqlite
+from webapp.core.storage.transaction import transaction_on
 
 CHECK_TIMEOUT = 5.0  # seconds; a larger database is only checked partly at a start
 LARGE_LOG = 128 * 1024**2  # bytes; the log of a busy queue stays near 4 MiB

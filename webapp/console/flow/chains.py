@@ -11,7 +11,8 @@ from webapp.console.frame import htmx
 from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import chains, job_detail
+from webapp.jobs import job_detail
+from webapp.jobs.flow import chains
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib.text import plural
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from webapp.core.flow import batches as core_batches
 from webapp.core.states import STATES, TERMINAL
-from webapp.core.transaction import transaction_on
+from webapp.core.storage.transaction import transaction_on
 from webapp.db.engines import database, raising_as_sqlalchemy
 from webapp.db.models import Batch, BatchCallback, Job
 from webapp.jobs.lifecycle import NotFound

@@ -14,8 +14,9 @@ from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
-from webapp.jobs import batches, demo
+from webapp.jobs import demo
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.flow import batches
 
 pages = Blueprint("batches", __name__)
 

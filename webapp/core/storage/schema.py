@@ -10,7 +10,7 @@ REVISION = "SELECT version_num FROM alembic_version"
 BUMP_REVISION = "UPDATE control SET revision = revision + 1"
 SERVER_TIME = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"  # PostgreSQL's, in microseconds
 
-_MIGRATIONS = Path(__file__).resolve().parents[1] / "db" / "migrations" / "versions"
+_MIGRATIONS = Path(__file__).resolve().parents[2] / "db" / "migrations" / "versions"
 
 
 def known_revisions() -> set[str]:

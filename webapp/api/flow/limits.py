@@ -14,7 +14,7 @@ from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
 from webapp.core.flow import limits as rules
 from webapp.db.engines import reading
-from webapp.jobs import limit_use, limits
+from webapp.jobs.flow import limit_use, limits
 from webapp.lib.text import capitalize
 
 

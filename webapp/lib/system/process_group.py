@@ -19,7 +19,7 @@ from typing import IO, Any, Optional
 
 WINDOWS: bool = sys.platform == "win32"
 LINUX: bool = sys.platform == "linux"
-ENTRY = Path(__file__).resolve().parent.parent / "commands" / "__main__.py"
+ENTRY = Path(__file__).resolve().parents[2] / "commands" / "__main__.py"
 
 
 def start(

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Callable, NamedTuple, Optional
 
 from webapp.console.display import times
-from webapp.console.display.marker_text import marker_text
+from webapp.console.display.charts.marker_text import marker_text
 from webapp.console.display.wording import number
 from webapp.insight.commands import Run
 from webapp.insight.markers import Marker

@@ -93,7 +93,7 @@ def demo() -> int:
 @contextmanager
 def _workers(home: Path) -> Iterator[Path]:
     """Run `worker start` on the scratch database. Yields its log file."""
-    from webapp.lib import process_group
+    from webapp.lib.system import process_group
 
     log = home / "workers.log"
     environment = {**os.environ, "QUEUECTL_HOME": str(home), "QUEUECTL_DATABASE_URL": ""}

@@ -1,0 +1,1 @@
+"""Pages about limits, retry rules, chains and batches."""

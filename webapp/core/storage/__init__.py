@@ -1,0 +1,1 @@
+"""The queue's database: connections, transactions, locks, errors, for SQLite and PostgreSQL."""

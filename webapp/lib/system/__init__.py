@@ -1,0 +1,1 @@
+"""Processes, streams, private files and logs of the operating system."""
