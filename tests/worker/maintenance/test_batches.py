@@ -279,7 +279,7 @@ def test_callbacks_happen_once_for_each_generation_whatever_people_do(connection
 
     Machine.connection = connection
     health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    run_state_machine_as_test(
+    run_state_machine_as_test(  # type: ignore[no-untyped-call,unused-ignore]
         Machine,
         settings=settings(max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=health),
     )
