@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+LONGEST = {"browser", "faults"}  # folders whose tests run first
 SERVER = "TEST_DATABASE_URL"  # of the PostgreSQL server of this run; a server of one's own where it is set already
 
 
@@ -98,7 +99,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optio
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that are not for this run's database; a test has minutes before it counts as hung."""
+    """Leave out the tests that are not for this run's database, and order the others.
+
+    A test has minutes before it counts as hung.
+    """
     database = config.getoption("--db")
     others = [item for item in items if database not in databases_of(item)]
     config.hook.pytest_deselected(items=others)
@@ -107,6 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("only") is not None and database == "postgresql":
             item.add_marker(pytest.mark.postgresql)
         item.add_marker(pytest.mark.timeout(LIMIT))
+    # Else one of them would run alone at the end.
+    items.sort(key=lambda item: not LONGEST.intersection(item.path.parts))
 
 
 def databases_of(item: pytest.Item) -> tuple[str, ...]:
