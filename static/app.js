@@ -519,6 +519,11 @@
     field.dispatchEvent(new Event("open"));
   }
 
+  // htmx reads the page a moment after this file has run. Before that it does not hear that the palette opened.
+  document.addEventListener("htmx:after:process", ({ target }) => {
+    if (target === document.body && $("#palette[open]")) $("#goto").dispatchEvent(new Event("open"));
+  });
+
   let entered = null;     // a field in which Enter was pressed: its first item is taken once the items are for its text
 
   function takeFirst() {

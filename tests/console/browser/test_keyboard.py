@@ -153,6 +153,20 @@ def test_the_palette_acts_and_leads_by_keyboard(page: Page) -> None:
     expect(page).to_have_url(re.compile("/job/job1$"))
 
 
+EARLY = """
+  const {setTimeout} = window;  // htmx starts in a timeout of its own
+  window.setTimeout = (call, ...more) => setTimeout(call, ...(more.length ? more : [1000]));
+  document.addEventListener("DOMContentLoaded", () => document.body.dispatchEvent(
+    new KeyboardEvent("keydown", {key: "k", ctrlKey: true, bubbles: true})));
+"""
+
+
+def test_a_palette_that_opens_before_htmx_has_started_is_not_empty(page: Page) -> None:
+    page.add_init_script(EARLY)
+    page.goto("/workers")
+    expect(page.get_by_role("link", name="Page Overview")).to_be_visible()
+
+
 def test_the_search_box_completes_words_by_keyboard(page: Page) -> None:
     make_job("dead", id="a")
     make_job("completed", id="b")
