@@ -32,7 +32,8 @@ INSERT INTO jobs (id, command, queue, priority, state, run_at, created_at, creat
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number),
      j AS (SELECT i, {_STATE} AS state, :now - :past + i * (:past / :number) AS at FROM n)
 SELECT lower(hex(randomblob(8))) || i,
-       CASE i % 3 WHEN 0 THEN 'python3 report.py --day ' || (i % 31) WHEN 1 THEN 'rsync -a /srv/data/' || i || ' backup:'
+       CASE i % 3 WHEN 0 THEN 'python3 report.py --day ' || (i % 31)
+                  WHEN 1 THEN 'rsync -a /srv/data/' || i || ' backup:'
                   ELSE 'mail-out --list ' || (i % 39) END,
        CASE i % 7 WHEN 0 THEN 'mail' WHEN 1 THEN 'reports' ELSE 'default' END,
        i % 3 - 1,

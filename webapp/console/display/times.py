@@ -18,6 +18,7 @@ from webapp.lib import clock
 
 ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
 COUNTING = ("for", "span")  # modes of a duration that goes on
+_KNOWN = "queuectl.zone"  # of the request, in its environ
 _WHEN = Markup('<time datetime="{iso}" title="{exact}"{mode}>{text}</time>')
 
 
@@ -33,9 +34,14 @@ def _zone(name: str) -> tzinfo:
 
 def zone() -> tzinfo:
     """The user's time zone from the cookie, else UTC; UTC if the user wants that."""
-    if not has_request_context() or request.cookies.get("zone") == "utc":
+    if not has_request_context():
         return timezone.utc
-    return _zone(request.cookies.get("tz", "UTC")[:64])
+    known: Optional[tzinfo] = request.environ.get(_KNOWN)  # a page shows thousands of times
+    if known is None:
+        wants_utc = request.cookies.get("zone") == "utc"
+        known = timezone.utc if wants_utc else _zone(request.cookies.get("tz", "UTC")[:64])
+        request.environ[_KNOWN] = known
+    return known
 
 
 def local(micros: int) -> datetime:
