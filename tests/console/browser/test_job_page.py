@@ -413,7 +413,7 @@ def test_axe_finds_no_violation_on_the_job_pages(
     page.fill("#command", "echo a\necho b")
     page.get_by_label("One job per line").check()
     page.get_by_role("button", name="Submit job").click()
-    expect(page.get_by_role("heading", name="echo a and others")).to_be_visible()
+    expect(page).to_have_url(re.compile("/batch/"))
     faults: list[str] = []
     for url in (page.url, "/job/failed", "/job/dead?find=red&hit=3", "/job/dead?attempt=3&against=2", "/job/processing",
                 "/job/failed?line=9999", "/job/lone", "/job/paused"):  # fmt: skip
