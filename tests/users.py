@@ -12,7 +12,7 @@ from typing import Callable
 
 import pytest
 
-NOBODY = "nobody"  # every Unix has this user
+NO_MANAGER = "nobody"  # every Unix has this user
 
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be other users")
 

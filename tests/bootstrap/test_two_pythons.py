@@ -15,7 +15,7 @@ import pytest
 from tests.bootstrap.conftest import Door
 from tests.deadline import DEADLINE
 from tests.plan import find_python
-from tests.users import NOBODY, as_user, folder_of, needs_root, uid_of
+from tests.users import NO_MANAGER, as_user, folder_of, needs_root, uid_of
 from webapp.bootstrap.install import install_alone
 from webapp.bootstrap.venv import STAMP, runs
 
@@ -102,8 +102,8 @@ def folder_and_owner(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     if os.geteuid() != 0:
         yield tmp_path, os.geteuid()
         return
-    with folder_of(NOBODY) as folder:
-        yield folder, uid_of(NOBODY)
+    with folder_of(NO_MANAGER) as folder:
+        yield folder, uid_of(NO_MANAGER)
 
 
 @pytest.mark.full
@@ -128,5 +128,5 @@ def test_a_folder_of_another_user_is_reported_with_its_owner(tmp_path: Path) -> 
             install_alone(str(folder / "venv"), str(tmp_path), [])
             return "installed"
 
-        told = as_user(NOBODY, install)
+        told = as_user(NO_MANAGER, install)
     assert f"BootstrapError: cannot make the virtual environment {folder}/venv: {folder} belongs to daemon" in told

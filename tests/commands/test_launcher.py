@@ -13,7 +13,7 @@ import pytest
 
 from tests.commands.conftest import Processes, Result
 from tests.commands.test_up import read_until
-from tests.users import NOBODY, folder_of, needs_root, uid_of
+from tests.users import NO_MANAGER, folder_of, needs_root, uid_of
 from webapp.commands.shared import elsewhere
 from webapp.config import CHECKOUT
 
@@ -60,7 +60,7 @@ class Machine:
     def run(self, *argv: str, user: Any = None, **environment: str) -> subprocess.CompletedProcess[str]:
         given = {
             "PATH": f"{self.folder}/bin:/usr/bin:/bin",  # of cron
-            "TEST_USER": NOBODY,
+            "TEST_USER": NO_MANAGER,
             "TEST_ENVIRONMENT": f"QUEUECTL_HOME={self.folder}{ODD}",
             "TEST_FILE": str(self.settings),
             "TEST_CHECKOUT": str(self.folder),
@@ -73,7 +73,7 @@ class Machine:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    with folder_of(NOBODY) as folder:
+    with folder_of(NO_MANAGER) as folder:
         (folder.parent / "opt").mkdir()
         (folder.parent / "opt").chmod(0o755)
         yield Machine(folder.parent / "opt")
@@ -84,12 +84,12 @@ def test_root_gets_the_user_settings_and_passwords_of_the_service(machine: Machi
     done = machine.run("enqueue", "--command", "echo 'a  b'; $HOME", LOGNAME="root", SUDO_USER="ana", HOME="/root")
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (7, "")
-    assert f"user {NOBODY}" in lines
+    assert f"user {NO_MANAGER}" in lines
     assert f"QUEUECTL_HOME={machine.folder}" in lines
     assert """ODD=it's a $HOME `x`; "q" & |""" in lines
     assert {"PLAIN=1", "DOUBLE=a b", "last=1", "QUEUECTL_DATABASE_URL=postgresql://q:p w@db/q"} <= set(lines)
     assert "LOGNAME=ana" in lines  # for the audit trail
-    assert f"HOME={pwd.getpwnam(NOBODY).pw_dir}" in lines
+    assert f"HOME={pwd.getpwnam(NO_MANAGER).pw_dir}" in lines
     assert lines[-3:] == ["argument enqueue", "argument --command", "argument echo 'a  b'; $HOME"]
 
 
@@ -97,22 +97,22 @@ def test_root_gets_the_user_settings_and_passwords_of_the_service(machine: Machi
 def test_other_users_need_sudo_only_for_settings_of_root(machine: Machine) -> None:
     sudo = f"sudo -- env QUEUECTL_UNIT=queuectl {machine.launcher} status -v\n"
     assert machine.run("status", "-v", user="daemon").stdout == sudo
-    assert machine.run("status", "-v", user=NOBODY).stdout == sudo
-    os.chown(machine.settings, uid_of(NOBODY), 0)
-    assert f"user {NOBODY}\n" in machine.run("status", user=NOBODY).stdout
+    assert machine.run("status", "-v", user=NO_MANAGER).stdout == sudo
+    os.chown(machine.settings, uid_of(NO_MANAGER), 0)
+    assert f"user {NO_MANAGER}\n" in machine.run("status", user=NO_MANAGER).stdout
 
 
 @needs_root
 def test_a_job_uses_its_own_environment(machine: Machine) -> None:
-    done = machine.run("enqueue", user=NOBODY, QUEUECTL_JOB_ID="job1", QUEUECTL_HOME="/of/the/job")
-    assert f"user {NOBODY}\n" in done.stdout
+    done = machine.run("enqueue", user=NO_MANAGER, QUEUECTL_JOB_ID="job1", QUEUECTL_HOME="/of/the/job")
+    assert f"user {NO_MANAGER}\n" in done.stdout
     assert "QUEUECTL_HOME=/of/the/job\n" in done.stdout
 
 
 @needs_root
 def test_another_unit_is_found_by_its_name_or_refused(machine: Machine) -> None:
-    assert f"user {NOBODY}\n" in machine.run("status", TEST_UNIT="queuectl-worker").stdout
-    assert f"user {NOBODY}\n" in machine.run("status", TEST_UNIT="mail", QUEUECTL_UNIT="mail").stdout
+    assert f"user {NO_MANAGER}\n" in machine.run("status", TEST_UNIT="queuectl-worker").stdout
+    assert f"user {NO_MANAGER}\n" in machine.run("status", TEST_UNIT="mail", QUEUECTL_UNIT="mail").stdout
     refused = machine.run("status", QUEUECTL_UNIT="mail")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "there is no systemd unit mail" in refused.stderr

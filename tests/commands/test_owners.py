@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Cli, Processes
-from tests.users import NOBODY, as_user, folder_of, needs_root, uid_of
+from tests.users import NO_MANAGER, as_user, folder_of, needs_root, uid_of
 from webapp import config as configuration
 from webapp.admin.move.databases import move_lock
 from webapp.commands import main
@@ -28,7 +28,7 @@ pytestmark = needs_root
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home folder of another user, empty."""
-    with folder_of(NOBODY) as folder:
+    with folder_of(NO_MANAGER) as folder:
         monkeypatch.setenv("QUEUECTL_HOME", str(folder))
         yield folder
 
@@ -57,7 +57,7 @@ def test_every_file_that_root_creates_in_a_home_belongs_to_its_owner(home: Path,
     os.close(database.in_use)
     assert set(found) >= {"queue.db", "queue.db-wal", "queue.db-shm", "queue.lock", "queue.use", "queue.bell"}
     assert set(found) >= {"secret.key", "move.lock"}
-    assert set(found.values()) == {uid_of(NOBODY)}
+    assert set(found.values()) == {uid_of(NO_MANAGER)}
 
 
 def test_backup_and_restore_by_root_leave_the_files_to_the_service(home: Path, cli: Cli, processes: Processes) -> None:
@@ -69,7 +69,7 @@ def test_backup_and_restore_by_root_leave_the_files_to_the_service(home: Path, c
     assert restored.err.endswith("manage.py queue resume default\n")
     found = owners(home)
     assert len([name for name in found if name.startswith("queue.db.before-restore")]) == 1
-    assert set(found.values()) == {uid_of(NOBODY)}
+    assert set(found.values()) == {uid_of(NO_MANAGER)}
 
     assert cli("queue", "resume", "default").out == "default: resumed\n"
     assert cli("enqueue", "--command", "true").code == 0  # now everything is imported
@@ -79,7 +79,7 @@ def test_backup_and_restore_by_root_leave_the_files_to_the_service(home: Path, c
             code = main(["enqueue", "--command", "true", "--id", "next"])
         return f"{code} {out.getvalue()}"
 
-    assert as_user(NOBODY, next_command) == "0 next\n"
+    assert as_user(NO_MANAGER, next_command) == "0 next\n"
 
 
 def test_a_backup_in_a_folder_of_another_user_belongs_to_root(home: Path, cli: Cli, tmp_path: Path) -> None:
@@ -106,10 +106,10 @@ def test_a_file_of_root_is_reported_with_its_owner_and_the_remedy(
             code = main(argv)
         return f"{code} {out.getvalue()}"
 
-    text = as_user(NOBODY, command)
+    text = as_user(NO_MANAGER, command)
     assert text.startswith(f"{code:d} ")
-    assert f"{home}/queue.db belongs to root (mode 0600), and this process runs as {NOBODY}. " in text
-    assert f"Run as root: `chown {NOBODY}: {home}/queue.db`" in text
+    assert f"{home}/queue.db belongs to root (mode 0600), and this process runs as {NO_MANAGER}. " in text
+    assert f"Run as root: `chown {NO_MANAGER}: {home}/queue.db`" in text
 
 
 def test_the_doctor_of_root_finds_files_of_another_owner(home: Path, cli: Cli) -> None:
@@ -123,7 +123,7 @@ def test_the_doctor_of_root_finds_files_of_another_owner(home: Path, cli: Cli) -
 def test_dotenv_keeps_its_owner_and_a_new_one_belongs_to_the_owner_of_the_home(home: Path, tmp_path: Path) -> None:
     file = tmp_path / ".env"
     dotenv.assign(str(file), "A", "1", owner=str(home))
-    assert file.stat().st_uid == uid_of(NOBODY)
+    assert file.stat().st_uid == uid_of(NO_MANAGER)
     os.chown(file, uid_of("daemon"), 0)
     dotenv.assign(str(file), "A", "2", owner=str(home))
     assert file.stat().st_uid == uid_of("daemon")

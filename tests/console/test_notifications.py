@@ -340,14 +340,14 @@ def test_viewers_see_operators_act_and_only_administrators_change(
 
 
 def test_a_queue_without_a_rule_says_so_and_one_form_makes_channel_and_rule(admin: Browser) -> None:
-    assert "Nobody hears of failures" in text_of(admin, "/")
+    assert "Failures send no messages" in text_of(admin, "/")
     form = text_of(admin, "/notifications/start")
     events = re.findall(r'name="on" value="([^"]+)"[^>]* checked', form)
     assert "group-new" in events
     response = admin.post("/notifications/start", {"kind": "mail", "to": "ana@example.org", "on": events})
     assert response.status_code == 303
     assert rule_named("failures").channel_id == channel_named("mail").id
-    assert "Nobody hears of failures" not in text_of(admin, "/")
+    assert "Failures send no messages" not in text_of(admin, "/")
 
 
 def test_the_first_rule_with_a_webhook_shows_its_secret(admin: Browser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.users import NOBODY, as_user, folder_of, needs_root, uid_of
+from tests.users import NO_MANAGER, as_user, folder_of, needs_root, uid_of
 from webapp.config import CHECKOUT
 from webapp.lib.system import private_files
 from webapp.lib.system.private_files import create_private, denial, make_folder, open_private
@@ -19,12 +19,12 @@ from webapp.lib.system.private_files import create_private, denial, make_folder,
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with folder_of(NOBODY) as found:
+    with folder_of(NO_MANAGER) as found:
         yield found
 
 
 def reason(*paths: Path) -> str:
-    return as_user(NOBODY, lambda: str(denial(paths)))
+    return as_user(NO_MANAGER, lambda: str(denial(paths)))
 
 
 def test_a_private_file_is_created_once_and_then_opened(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_file_created_by_root_belongs_to_the_owner_of_the_folder(folder: Path)
     os.close(open_private(folder / "queue.lock", os.O_RDWR))
     make_folder(folder / "homes" / "queue")
     made = [folder / "queue.lock", folder / "homes", folder / "homes" / "queue"]
-    assert {path.stat().st_uid for path in made} == {uid_of(NOBODY)}
+    assert {path.stat().st_uid for path in made} == {uid_of(NO_MANAGER)}
     assert [path.stat().st_mode & 0o777 for path in made][::2] == [0o600, 0o700]
 
 
@@ -66,23 +66,23 @@ def test_files_of_another_user_are_reported_with_owner_mode_and_remedy(folder: P
     for file in files:
         file.touch(0o600)
     assert reason(folder, *files) == (
-        f"{files[0]} belongs to root (mode 0600), and this process runs as {NOBODY}. "
-        f"Run as root: `chown {NOBODY}: {files[0]} {files[1]}`"
+        f"{files[0]} belongs to root (mode 0600), and this process runs as {NO_MANAGER}. "
+        f"Run as root: `chown {NO_MANAGER}: {files[0]} {files[1]}`"
     )
-    os.chown(files[0], uid_of(NOBODY), 0)
-    assert f"chown {NOBODY}: {files[1]}`" in reason(*files)
+    os.chown(files[0], uid_of(NO_MANAGER), 0)
+    assert f"chown {NO_MANAGER}: {files[1]}`" in reason(*files)
 
 
 @needs_root
 @pytest.mark.parametrize(
     ("owner", "mode", "remedy"),
-    [(NOBODY, 0o500, "Run `chmod 700 {}`"), ("daemon", 0o700, "Run this command as daemon, or use another folder")],
+    [(NO_MANAGER, 0o500, "Run `chmod 700 {}`"), ("daemon", 0o700, "Run this command as daemon, or use another folder")],
 )
 def test_an_unusable_folder_is_reported_with_its_owner(folder: Path, owner: str, mode: int, remedy: str) -> None:
     (folder / "queue.db").touch()
     os.chown(folder, uid_of(owner), 0)
     folder.chmod(mode)
-    expected = f"{folder} belongs to {owner} (mode {mode:04o}), and this process runs as {NOBODY}. "
+    expected = f"{folder} belongs to {owner} (mode {mode:04o}), and this process runs as {NO_MANAGER}. "
     assert reason(folder, folder / "queue.db") == expected + remedy.format(folder)
     assert reason(folder / "queue.new") == expected + remedy.format(folder)
 
@@ -91,7 +91,7 @@ def test_an_unusable_folder_is_reported_with_its_owner(folder: Path, owner: str,
 def test_an_own_file_with_another_mode_needs_chmod(folder: Path) -> None:
     file = folder / "queue.db"
     file.touch()
-    os.chown(file, uid_of(NOBODY), 0)
+    os.chown(file, uid_of(NO_MANAGER), 0)
     file.chmod(0o400)
     assert reason(file).endswith(f"Run `chmod 600 {file}`")
 
@@ -99,7 +99,7 @@ def test_an_own_file_with_another_mode_needs_chmod(folder: Path) -> None:
 @needs_root
 def test_a_usable_file_has_no_error(folder: Path) -> None:
     (folder / "queue.db").touch()
-    os.chown(folder / "queue.db", uid_of(NOBODY), 0)
+    os.chown(folder / "queue.db", uid_of(NO_MANAGER), 0)
     assert reason(folder, folder / "queue.db", folder / "queue.lock") == "None"
     assert denial([folder, Path("/proc/version")]) is None  # root may do everything
 
@@ -111,7 +111,7 @@ def test_root_in_a_container_without_capabilities_gets_the_reason_too(folder: Pa
     script = f"{imports}; print(denial([Path('{folder}')]))"
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CHECKOUT)
-    assert f"{folder} belongs to {NOBODY} (mode 0700), and this process runs as root. " in done.stdout, done.stderr
+    assert f"{folder} belongs to {NO_MANAGER} (mode 0700), and this process runs as root. " in done.stdout, done.stderr
 
 
 def test_a_user_without_a_name_is_shown_as_a_number() -> None:

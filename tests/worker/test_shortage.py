@@ -28,7 +28,7 @@ from worker.loop import capacity
 from worker.loop.capacity import Capacity
 from worker.loop.dispatcher import Dispatcher
 
-NOBODY = 65534
+NO_MANAGER = 65534
 
 # --- shortages and limits ---
 
@@ -243,9 +243,9 @@ def as_nobody(tmp_path: Path, config: Config) -> Iterator[list[str]]:
         folder.chmod(0o711)
     tmp_path.chmod(0o711)
     for one in (config.home, *config.home.iterdir()):
-        os.chown(one, NOBODY, NOBODY)
+        os.chown(one, NO_MANAGER, NO_MANAGER)
     read = "+dac_override"
-    yield [setpriv, f"--reuid={NOBODY}", "--clear-groups", f"--inh-caps={read}", f"--ambient-caps={read}"]
+    yield [setpriv, f"--reuid={NO_MANAGER}", "--clear-groups", f"--inh-caps={read}", f"--ambient-caps={read}"]
     for folder, mode in zip(closed, modes):
         folder.chmod(mode)
 
@@ -263,7 +263,7 @@ def test_a_hundred_jobs_complete_for_a_user_with_few_processes(
     """Their shells fork too, so jobs at the limit would fail."""
     ids = [queue.enqueue("sleep 0.05; true", max_retries=0) for _ in range(100)]
     if as_nobody:
-        monkeypatch.setattr(os, "getuid", lambda: NOBODY)
+        monkeypatch.setattr(os, "getuid", lambda: NO_MANAGER)
     most = shortage.processes_of_this_user() + 30
     one = fleet(slots=40, limits={"RLIMIT_NPROC": most}, prefix=as_nobody)
     all_complete(queue, ids, eventually)

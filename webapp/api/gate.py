@@ -2,7 +2,7 @@
 
 A valid token costs one write per minute, to record its use. Only failures are counted, per client address; after too
 many, further failures are refused without a write. A valid token still works from such an address, because one client
-with an old token must not block others on its network, and nobody can guess 256 random bits.
+with an old token must not block others on its network, and 256 random bits cannot be guessed.
 
 Each token can send BURST requests at once and RATE per second in the long run. The counts are in the memory of this
 process; a shared limit would cost a write for each request. The limit only protects the console's threads from a

@@ -320,7 +320,7 @@ def _new_secret() -> str:
 
 
 def _find_channel(transaction: Transaction, name: str, lock: str = "UPDATE") -> Any:
-    """The row of a channel. Nobody removes it until the commit."""
+    """The row of a channel, locked until the commit."""
     found = transaction.execute(_locking(transaction, _CHANNEL, lock), {"name": name}).fetchone()
     if found is None:
         raise NotFound(f"no such channel: {shorten(ascii(name), 128)}.")

@@ -1,6 +1,6 @@
 """Channels: where messages go. Reads and validates their description, hides their secrets, makes their sender's job.
 
-A URL is a secret as a whole: whoever knows the URL of a chat's webhook can post there.
+A whole URL is a secret: the URL of a chat webhook is enough to post there.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from webapp.config import Config, ConfigError
 from webapp.lib import ip_addresses
-from webapp.lib.system.sd_notify import NOBODY, Manager
+from webapp.lib.system.sd_notify import NO_MANAGER, Manager
 
 THREADS = 8  # concurrent requests per process; pages are short, and SQLite has one writer anyway
 BACKLOG = 512
@@ -104,7 +104,7 @@ def _outgoing_address(listener: socket.socket) -> ip_addresses.Address:
     return found
 
 
-def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) -> int:
+def serve(listener: socket.socket, processes: int, manager: Manager = NO_MANAGER) -> int:
     """Serve the console on this socket until a signal stops it; return the exit code. Raises ConfigError.
 
     `manager` receives notifications, except on Windows.

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from typing import Optional
 
 from webapp.lib.system import process_group
-from webapp.lib.system.sd_notify import ALIVE, BYTES, NOBODY, READY, Manager
+from webapp.lib.system.sd_notify import ALIVE, BYTES, NO_MANAGER, READY, Manager
 
 
 class Console:
     """See the module. `arguments`: further options of the command `web`."""
 
-    def __init__(self, listener: socket.socket, arguments: Sequence[str] = (), manager: Manager = NOBODY) -> None:
+    def __init__(self, listener: socket.socket, arguments: Sequence[str] = (), manager: Manager = NO_MANAGER) -> None:
         self._listener = listener
         self._arguments = arguments
         # Half of the manager's interval, so that the supervisor notices a silent console in time.

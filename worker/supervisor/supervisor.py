@@ -19,7 +19,7 @@ from typing import Callable, Optional, Union
 
 from webapp.config import Config
 from webapp.lib.system import process_group
-from webapp.lib.system.sd_notify import NOBODY, Manager
+from webapp.lib.system.sd_notify import NO_MANAGER, Manager
 from webapp.lib.text import plural
 from worker import processes, shortage
 from worker.messages import (
@@ -81,7 +81,7 @@ def run(
     labels: Sequence[str] = (),
     drain: bool = False,
     order: Union[str, Sequence[int], None] = None,
-    manager: Manager = NOBODY,
+    manager: Manager = NO_MANAGER,
     console: Optional[Console] = None,
     prepare: Optional[Callable[[], str]] = None,
     started: Callable[[str], None] = lambda _: None,

@@ -91,7 +91,7 @@ def join(transaction: Transaction, batch: Batch, actor: str) -> None:
         after = {"open": batch.is_open, **{key: value for key, value in values.items() if key != "name" and value}}
         events.record_change(transaction, "create_batch", f"batch:{batch.name}", actor, after=after)
         return
-    # Whoever closes it waits for this transaction.
+    # The process that closes it waits for this transaction.
     find = _FIND if transaction.is_sqlite else f"{_FIND} FOR NO KEY UPDATE"
     closed_at, on_done, on_death = transaction.execute(find, {"name": batch.name}).fetchone()
     if closed_at is not None:

@@ -72,7 +72,7 @@ class Manager:
         return False
 
 
-NOBODY = Manager()
+NO_MANAGER = Manager()
 
 
 def take(environment: MutableMapping[str, str] = os.environ) -> Manager:
