@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -312,9 +313,12 @@ def test_requests_and_responses_match_the_document(reader: Program) -> None:
 def test_a_request_may_wait_for_the_end_of_a_job(reader: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job("processing")
     looks = iter(range(10))
+    sleep_of_others = time.sleep
 
-    def sleep(_: float) -> None:
-        if next(looks) == 2:
+    def sleep(seconds: float) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            sleep_of_others(seconds)
+        elif next(looks) == 2:
             change_job(job.id, state="completed", finished_at=1, token=None, worker_id=None)
 
     monkeypatch.setattr(time, "sleep", sleep)

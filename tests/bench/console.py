@@ -36,7 +36,7 @@ PAGES = {
     "overview": "/",
     "runs": "/?over=7d&metric=run&split=1",
     "letters": "/dead",
-    "group": "/dead/exit:2",
+    "group": "/dead/exit:10",
     "queues": "/queues",
     "queue": "/queue/mail?over=7d&metric=run",
     "command": "/command/python3%20report.py%20--day%20N",

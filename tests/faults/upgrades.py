@@ -68,7 +68,7 @@ def _next_version(folder: Path) -> Path:
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     package = folder / "webapp" / "db" / "migrations"
     (package / "versions" / "next.py").write_text(_MIGRATION.format(head=schema.HEAD))
-    head = folder / "webapp" / "core" / "schema.py"
+    head = folder / "webapp" / "core" / "storage" / "schema.py"
     source = head.read_text()
     assert f'HEAD = "{schema.HEAD}"' in source
     head.write_text(source.replace(f'HEAD = "{schema.HEAD}"', 'HEAD = "next"'))

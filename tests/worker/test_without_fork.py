@@ -71,7 +71,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.INFO)
 from webapp.config import load
-from webapp.lib import process_group
+from webapp.lib.system import process_group
 from worker.supervisor import supervisor
 from worker.supervisor.console import Console
 process_group.ENTRY = Path(sys.argv[2])
