@@ -126,7 +126,7 @@ def test_workers_and_commands_do_not_import_the_api_description() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "most"), [("admin", 1), *(pytest.param(scope, 12, marks=pytest.mark.full) for scope in SCOPES)]
+    ("scope", "most"), [("admin", 1), *(pytest.param(scope, 4, marks=pytest.mark.full) for scope in SCOPES)]
 )
 def test_generated_requests_get_responses_that_match_the_document(app: Flask, scope: str, most: int) -> None:
     """schemathesis makes requests that fit the document and such that do not: none breaks us, none is taken amiss."""
