@@ -161,7 +161,7 @@ def test_a_console_that_dies_is_restarted_on_the_same_port(
     first = up.child("web")
     for one in [first, *first.children()]:
         one.kill()
-    eventually(lambda: "console ended (signal 9); starting another in 1.0 s" in processes.errors)
+    eventually(lambda: "console ended (signal 9); starting another in " in processes.errors)
     eventually(lambda: get(up.address + "/healthz") == 200)
     assert up.child("web").pid != first.pid
 

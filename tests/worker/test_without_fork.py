@@ -96,7 +96,7 @@ def test_a_console_is_restarted_and_stopped_there_too(
             if str(entry) in child.cmdline():
                 child.kill()
         eventually(lambda: log.read_text().count("the console has web") == 2, 60)
-        assert "console ended (signal 9); starting another in 1.0 s" in log.read_text()
+        assert "console ended (signal 9); starting another in " in log.read_text()
         eventually(queue.workers, 60)
         process.terminate()
         assert process.wait(60) == 0
