@@ -14,7 +14,8 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Optional
@@ -142,6 +143,23 @@ def become_subreaper() -> bool:
     pr_set_child_subreaper = 36  # <linux/prctl.h>
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.prctl(pr_set_child_subreaper, 1, 0, 0, 0) == 0)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Threads that start in this block never receive a signal.
+
+    Else the end of a command wakes one of them while the main thread starts another command, and this thread then takes
+    the interpreter from the main thread only to wait again.
+    """
+    if not FORKS:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def descendants(pid: int) -> list[int]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 from tests.deadline import DEADLINE
+from tests.worker.conftest import Fleet, Queue
 from webapp.config import CHECKOUT
 
 pytestmark = pytest.mark.every_python
@@ -88,6 +92,23 @@ print(*run("head -c 200000 /dev/zero; echo and more >&2")[1:])
 
 def test_output_of_a_short_command_is_read_at_its_end_and_other_output_at_once() -> None:
     assert printed_by(_OUTPUT) == "1 8 inf\n200009 inf\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signal masks are read from /proc")
+def test_only_the_main_thread_of_a_worker_receives_signals(queue: Queue, fleet: Callable[..., Fleet]) -> None:
+    """Else each end of a command could wake another thread, which takes the interpreter from the main thread."""
+    fleet()
+    queue.reaches(queue.enqueue("true"), "completed")
+    [worker] = queue.workers()
+    threads = {int(task.name): task for task in Path(f"/proc/{worker.pid}/task").iterdir()}
+    ignored = [number for number, task in threads.items() if blocked(task) >> (signal.SIGCHLD - 1) & 1]
+    assert len(threads) >= 3
+    assert set(ignored) == threads.keys() - {worker.pid}
+
+
+def blocked(task: Path) -> int:
+    [mask] = re.findall(r"^SigBlk:\s*(\w+)$", (task / "status").read_text(), re.MULTILINE)
+    return int(mask, 16)
 
 
 def printed_by(script: str, *arguments: str) -> str:

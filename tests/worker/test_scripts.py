@@ -14,7 +14,7 @@ from tests.worker.conftest import Fleet, Queue
 from worker.runner.scripts import Scripts, shebang_of
 
 Start = Callable[..., Fleet]
-FILE = Path("/scripts/1-1")
+FILE = "/scripts/1-1"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ FILE = Path("/scripts/1-1")
 )
 def test_only_a_first_line_with_an_interpreter_path_is_a_shebang_line(command: str, argv: Optional[list[str]]) -> None:
     shebang = shebang_of(command)
-    assert (None if shebang is None else shebang.argv(FILE)) == (None if argv is None else [*argv, str(FILE)])
+    assert (None if shebang is None else shebang.argv(FILE)) == (None if argv is None else [*argv, FILE])
 
 
 def test_the_script_begins_with_its_shebang_line() -> None:
@@ -52,7 +52,7 @@ def test_the_script_begins_with_its_shebang_line() -> None:
 def test_a_script_is_private_with_any_umask(tmp_path: Path) -> None:
     scripts, before = Scripts(tmp_path / "scripts"), os.umask(0)
     try:
-        file = scripts.write("1-1", "#!/bin/sh\necho ü\n")
+        file = Path(scripts.write("1-1", "#!/bin/sh\necho ü\n"))
     finally:
         os.umask(before)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent, file.parent.parent)] == [0o700] * 3
@@ -63,15 +63,15 @@ def test_a_script_is_private_with_any_umask(tmp_path: Path) -> None:
 
 def test_a_removed_folder_is_recreated(tmp_path: Path) -> None:
     scripts = Scripts(tmp_path / "scripts")
-    first = scripts.write("1-1", "#!/bin/sh")
+    first = Path(scripts.write("1-1", "#!/bin/sh"))
     first.unlink()
     first.parent.rmdir()
-    assert scripts.write("2-1", "#!/bin/sh").exists()
+    assert Path(scripts.write("2-1", "#!/bin/sh")).exists()
 
 
 def test_files_of_other_workers_stay(tmp_path: Path) -> None:
     running, dead = Scripts(tmp_path / "scripts"), Scripts(tmp_path / "scripts")
-    used, left = running.write("1-1", "#!/bin/sh"), dead.write("2-1", "#!/bin/sh")
+    used, left = (Path(one.write("1-1", "#!/bin/sh")) for one in (running, dead))
     os.close(dead._lock)  # as its end does
     Scripts(tmp_path / "scripts")
     assert (used.exists(), left.parent.exists()) == (True, False)

@@ -83,7 +83,7 @@ def test_it_attends_during_a_long_turn_and_stops_with_it(
     standby: Standby, attendance: Attendance, eventually: Callable[..., Any]
 ) -> None:
     standby.need(True)
-    with standby.turn():
+    with standby:
         eventually(lambda: len(attendance.by) >= 3)
         assert standby.stands_in
     attendance.attend(0)  # fails while the other one exists
@@ -94,14 +94,14 @@ def test_it_attends_during_a_long_turn_and_stops_with_it(
 def test_it_ignores_short_turns(standby: Standby, attendance: Attendance) -> None:
     standby.need(True)
     for _ in range(2000):
-        with standby.turn():
+        with standby:
             pass
         attendance.attend(0)
     assert set(attendance.by) == {threading.current_thread().name}
 
 
 def test_it_rests_while_nothing_runs(standby: Standby, attendance: Attendance, reads: Reads) -> None:
-    with standby.turn():
+    with standby:
         assert not reads.stopped.wait(STUCK_AFTER + 4 * STAND_IN_AFTER)
     assert attendance.by == []
 
@@ -110,7 +110,7 @@ def test_during_a_stuck_turn_it_stops_cancelled_jobs_and_then_closes_the_connect
     standby: Standby, attendance: Attendance, reads: Reads, eventually: Callable[..., Any]
 ) -> None:
     standby.need(True)
-    with standby.turn():
+    with standby:
         assert reads.stopped.wait(10)
         reads.stopped.clear()
         assert reads.stopped.wait(10), "it reads again"
@@ -123,12 +123,12 @@ def test_a_blocked_read_does_not_stop_it_from_attending_and_is_the_only_read(
 ) -> None:
     standby.need(True)
     reads.unblocked.clear()
-    with standby.turn():
+    with standby:
         eventually(lambda: reads.made == 1)
         seen = len(attendance.by)
         eventually(lambda: len(attendance.by) > seen + 2 * READ_EVERY / STAND_IN_AFTER)
         assert reads.made == 1
-    with standby.turn():
+    with standby:
         reads.unblocked.set()
         assert reads.stopped.wait(10), "the next stuck turn still has its reader"
 
@@ -136,7 +136,7 @@ def test_a_blocked_read_does_not_stop_it_from_attending_and_is_the_only_read(
 def test_a_failed_read_is_retried(standby: Standby, reads: Reads, eventually: Callable[..., Any]) -> None:
     standby.need(True)
     reads.fails = True
-    with standby.turn():
+    with standby:
         eventually(lambda: reads.closed >= 2)
         reads.fails = False
         assert reads.stopped.wait(10)
@@ -147,5 +147,5 @@ def test_it_attends_again_after_an_error(
 ) -> None:
     standby.need(True)
     attendance.fails = True
-    with standby.turn():
+    with standby:
         eventually(lambda: len(attendance.by) >= 3)

@@ -207,8 +207,11 @@ class Dispatcher:
         free = self.capacity.slots - len(holding)
         leaving = self._quiet or self.stop_requested or self.expired or not self._accepting
         # A copy, because the worker's turn may change it meanwhile.
-        if free <= 0 or leaving or any(claim.run_exclusively for claim in list(holding)):
+        if free <= 0 or leaving:
             return 0
+        for claim in list(holding):
+            if claim.run_exclusively:
+                return 0
         return free
 
     @property
@@ -294,7 +297,8 @@ class Dispatcher:
         self, turn: Turn, ended: Sequence[AttemptResult]
     ) -> tuple[list[tuple[AttemptResult, Optional[str]]], list[int]]:
         """The results as the retry rules see them, with their jobs' new states; and when the retries are due."""
-        settled, due = list[tuple[AttemptResult, Optional[str]]](), list[int]()
+        settled: list[tuple[AttemptResult, Optional[str]]] = []
+        due: list[int] = []
         # By sequence, as a submit locks the parents of its jobs: in another order, the two could wait for each other.
         for result in sorted(ended, key=lambda one: one.claim.seq):
             one, wait = retries.judge(result, self.settings, self._retry_rules)

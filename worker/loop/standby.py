@@ -14,8 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import Callable, Optional
 
 from webapp.core.statements import CANCELLED
@@ -61,18 +60,16 @@ class Standby(threading.Thread):
         self._needed = threading.Event()
         self.stands_in = False
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The main thread's turn at the database."""
+    def __enter__(self) -> None:
+        """The main thread takes a turn at the database in a `with` block."""
         self._turn_began = time.monotonic()
         self._baton.release()
-        try:
-            yield
-        finally:
-            self._turn_began = None
-            if self.stands_in:  # this thread sets it before it reads `_turn_began`, so it sees the end or is woken
-                self._wake()
-            self._baton.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._turn_began = None
+        if self.stands_in:  # this thread sets it before it reads `_turn_began`, so it sees the end or is woken
+            self._wake()
+        self._baton.acquire()
 
     def need(self, needed: bool) -> None:
         """Set whether any command runs."""

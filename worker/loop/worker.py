@@ -78,8 +78,9 @@ class _Worker:
         self._fit()
         heartbeat.register(self._connection, self.id, self._assignment)
         try:
-            for thread in (self._standby, self._heartbeat):
-                thread.start()
+            with processes.signals_blocked():
+                for thread in (self._standby, self._heartbeat):
+                    thread.start()
         except RuntimeError as error:  # no more threads: the supervisor tries again later
             log.error("worker %s cannot start: %s", self.id, shortage.of(error) or error, extra=self._facts)
             heartbeat.deregister(self._connection, self.id, self._dispatcher, within=SETTLE_WITHIN)
@@ -135,7 +136,7 @@ class _Worker:
         return self._wakeup.signalled()
 
     def _take_turn(self) -> None:
-        with self._standby.turn():
+        with self._standby:  # it attends if the turn takes long
             claims = self._dispatcher.turn()
         self._start(claims)
         self._stop_cancelled()  # after the starts, because the turn may have learned about these jobs too

@@ -10,13 +10,13 @@ A job ends when its shell ends, not when its pipes close. Processes that the she
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Generic, Optional, TypeVar
 
@@ -123,8 +123,7 @@ class Runner(ABC, Generic[R]):
         Raises Shortage if the machine has no room for it: then nothing was started.
         """
         capture = Capture(settings.output_limit)
-        with suppress(OSError):  # without a folder, the command cannot report, but runs
-            capture.report = ReportFile(str(self._scripts.path(f"{claim.seq}-{claim.attempt}.report")))
+        capture.report = self._report_file(claim)
         started_at = clock.now()
         try:
             running = self._try(claim, capture, started_at, Limits.of(settings))
@@ -135,6 +134,12 @@ class Runner(ABC, Generic[R]):
         if running.limit:
             running.deadline = time.monotonic() + running.limit
         self._running[running.pid] = running
+
+    def _report_file(self, claim: Claim) -> Optional[ReportFile]:
+        try:
+            return ReportFile(self._scripts.path(f"{claim.seq}-{claim.attempt}.report"))
+        except OSError:  # without a folder, the command cannot report, but runs
+            return None
 
     def _try(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> R:
         """Raises CannotStart and Shortage: whatever a job brings, it must not end its worker."""
@@ -181,13 +186,12 @@ class Runner(ABC, Generic[R]):
     def arm(self, descriptor: Optional[int]) -> None:
         """Let `poll()` also return, once, when this descriptor is readable."""
 
-    def poll(self, timeout: Optional[float]) -> list[AttemptResult]:
+    def poll(self, timeout: float) -> list[AttemptResult]:
         """Wait for an event, at most `timeout` seconds; return the results of ended commands."""
         until = self._next_deadline()
-        if until is not None:
-            wait = max(0.0, until - time.monotonic())
-            timeout = wait if timeout is None else min(timeout, wait)
-        self._wait(0 if self._ended else timeout)
+        if until < math.inf:
+            timeout = min(timeout, max(0.0, until - time.monotonic()))
+        self._wait(0.0 if self._ended else timeout)
         self._enforce()
         ended, self._ended = self._ended, []
         return ended
@@ -211,7 +215,7 @@ class Runner(ABC, Generic[R]):
         """Start the command's shell in its own session or group. Raises what the system or Python raises, too."""
 
     @abstractmethod
-    def _wait(self, timeout: Optional[float]) -> None:
+    def _wait(self, timeout: float) -> None:
         """Wait, and process what happened: output, ended shells (through `_shell_ended`), messages."""
 
     @abstractmethod
@@ -228,14 +232,14 @@ class Runner(ABC, Generic[R]):
 
     # --- ending ---
 
-    def _next_deadline(self) -> Optional[float]:
-        times = [
-            time_
-            for running in self._running.values()
-            for time_ in (running.kill_at, running.deadline if not running.why else None)
-            if time_ is not None
-        ]
-        return min(times, default=None)
+    def _next_deadline(self) -> float:
+        soonest = math.inf
+        for running in self._running.values():
+            if running.kill_at is not None and running.kill_at < soonest:
+                soonest = running.kill_at
+            if running.deadline is not None and not running.why and running.deadline < soonest:
+                soonest = running.deadline
+        return soonest
 
     def _enforce(self) -> None:
         """Act on the deadlines that have passed."""

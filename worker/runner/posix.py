@@ -17,7 +17,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Optional
 
 from webapp.lib import clock
@@ -55,7 +54,7 @@ _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_max
 
 class _Running(Running):
     enclosure: Optional[ResourceLimits] = None
-    script: Optional[Path] = None
+    script = ""  # its file
     pipes: dict[int, int]  # the stream of each open pipe
     watch_at: float  # when to watch them, on the monotonic clock
 
@@ -125,8 +124,8 @@ class PosixRunner(Runner[_Running]):
             self._armed = descriptor
             self._poll.register(descriptor, select.POLLIN)
 
-    def _wait(self, timeout: Optional[float]) -> None:
-        until = math.inf if timeout is None else time.monotonic() + timeout
+    def _wait(self, timeout: float) -> None:
+        until = time.monotonic() + timeout
         while self._only_output(min(until, self._watch_pipes()) - time.monotonic()) and until > time.monotonic():
             pass
 
@@ -206,7 +205,7 @@ class PosixRunner(Runner[_Running]):
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:
         argv = ["/bin/sh", "-c", "--", claim.command]  # `--`, because a command may begin with a dash
         ends: list[int] = []
-        enclosure, stdin, script = None, self._devnull, None
+        enclosure, stdin, script = None, self._devnull, ""
         try:
             shebang = shebang_of(claim.command)
             if shebang is not None:
@@ -256,7 +255,7 @@ class PosixRunner(Runner[_Running]):
         self._unwatched.append(running)
         return running
 
-    def _script(self, claim: Claim, shebang: Shebang) -> Path:
+    def _script(self, claim: Claim, shebang: Shebang) -> str:
         fault = shebang.fault()
         if fault:
             raise CannotStart("spawn", fault)
@@ -346,10 +345,10 @@ def _own_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _unlink(file: Optional[Path]) -> None:
-    if file is not None:
+def _unlink(file: str) -> None:
+    if file:
         with contextlib.suppress(OSError):
-            file.unlink()
+            os.unlink(file)
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -42,15 +42,17 @@ NOTHING = Report()
 class ReportFile:
     """The file of one running attempt. Two threads may read it."""
 
+    # Defaults of the class, because most commands report nothing.
+    _report = NOTHING
+    _head = b""
+    _file: tuple[int, int] = (0, 0)
+    _position = 0
+    _rest = b""  # a line without its end
+    _faults, _first_fault = 0, ""
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._report = NOTHING
-        self._head = b""
-        self._file: tuple[int, int] = (0, 0)
-        self._position = 0
-        self._rest = b""  # a line without its end
-        self._faults, self._first_fault = 0, ""
 
     def read(self) -> Optional[Report]:
         """What the command has reported so far; None: nothing."""

@@ -31,8 +31,8 @@ class Shebang:
         self.argument = match["argument"].strip()
         self.script = f"#!{self.interpreter} {self.argument}".rstrip() + match.string[match.end() :]
 
-    def argv(self, file: Path) -> list[str]:
-        return [self.interpreter, *([self.argument] if self.argument else []), str(file)]
+    def argv(self, file: str) -> list[str]:
+        return [self.interpreter, *([self.argument] if self.argument else []), file]
 
     def fault(self) -> str:
         """Why the interpreter cannot run; empty if it can."""
@@ -54,7 +54,7 @@ class Scripts:
 
     def __init__(self, base: Path) -> None:
         self._base = base
-        self._folder: Optional[Path] = None
+        self._folder = ""  # a text, because each job's path costs less so
         self._lock = -1
         for left in base.glob("[!.]*"):
             with suppress(OSError):  # it is in use, or another worker was first
@@ -62,13 +62,13 @@ class Scripts:
                 _remove(left)
                 os.close(lock)
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str) -> str:
         """Where a file of this name may be made: in a folder for its owner only. Raises OSError."""
-        if self._folder is None or not self._folder.is_dir():
-            self._folder = self._new_folder()
-        return self._folder / name
+        if not os.path.isdir(self._folder):
+            self._folder = str(self._new_folder())
+        return f"{self._folder}/{name}"
 
-    def write(self, name: str, text: str) -> Path:
+    def write(self, name: str, text: str) -> str:
         """A new file, for its owner only. Raises OSError."""
         path = self.path(name)
         # Executable, because a script may start itself again.
@@ -77,9 +77,9 @@ class Scripts:
         return path
 
     def close(self) -> None:
-        if self._folder is not None:
+        if self._folder:
             with suppress(OSError):
-                _remove(self._folder)
+                _remove(Path(self._folder))
 
     def _new_folder(self) -> Path:
         self._base.mkdir(mode=0o700, exist_ok=True)

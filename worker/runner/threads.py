@@ -67,7 +67,7 @@ class ThreadRunner(Runner[_Running]):
 
     # --- waiting ---
 
-    def _wait(self, timeout: Optional[float]) -> None:
+    def _wait(self, timeout: float) -> None:
         with contextlib.suppress(queue.Empty):
             running = self._happened.get(timeout=timeout)
             while True:
