@@ -1,15 +1,20 @@
-"""A claimed job, and the result of its attempt."""
+"""A claimed job, the result of its attempt, and the texts of failures.
+
+`webapp/lib/error_key.py` makes the fingerprint that groups similar failures.
+"""
 
 from __future__ import annotations
 
-import logging
+import signal as signals
 from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
+from webapp.lib.text import plain_tail, plain_text
 from worker.runner.output import NOTHING, CapturedOutput
 from worker.runner.report import Report
 
-log = logging.getLogger("queuectl.worker")
+LINE_LIMIT = 300  # characters of the last output line in an error
+TAIL_LIMIT = 2000  # bytes of a dead letter's output that search covers
 
 
 # Named tuples, because each job needs both: a frozen dataclass takes four times as long to create.
@@ -58,12 +63,37 @@ class AttemptResult(NamedTuple):
     rule: str = ""  # the retry rule that decided, and what it did
 
 
-def log_trouble(ended: AttemptResult, state: Optional[str]) -> None:
-    """Log an attempt that failed. `state`: the job's new state; None: the claim was lost."""
-    claim = ended.claim
-    facts = {"job": claim.id, "attempt": claim.attempt, "state": state, "reason": ended.reason}
-    if state is None:
-        log.warning("job %s: the claim was lost before attempt %d ended", claim.id, claim.attempt, extra=facts)
-    else:
-        text = "job %s: attempt %d failed (%s), now %s"
-        log.info(text, claim.id, claim.attempt, ended.error, state, extra=facts)
+# --- texts ---
+
+
+def describe_exit(code: int) -> str:
+    """'exit code 127 (command not found)'."""
+    meaning = {126: "not executable", 127: "command not found"}.get(code)
+    if 128 < code <= 128 + 64:
+        meaning = f"killed by {signal_name(code - 128)}"
+    return f"exit code {code} ({meaning})" if meaning else f"exit code {code}"
+
+
+def describe_signal(number: int) -> str:
+    return f"killed by signal {number} ({signal_name(number)})"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def last_line(output: bytes) -> str:
+    """The last line that is not empty, without control characters, shortened."""
+    for line in reversed(output[-4096:].splitlines()):
+        text = plain_text(line).strip()
+        if text:
+            return text[:LINE_LIMIT]
+    return ""
+
+
+def tail(output: bytes) -> str:
+    """The last TAIL_LIMIT bytes as plain text for search: whole lines if possible."""
+    return plain_tail(output, TAIL_LIMIT)

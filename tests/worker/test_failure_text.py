@@ -8,7 +8,7 @@ import pytest
 
 from webapp.lib.error_key import error_key, old_error_keys
 from webapp.lib.text import mask
-from worker.runner import failure_text
+from worker import attempt
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ from worker.runner import failure_text
         (b"50%\r100%\rdone", "done"),
         (b"\x1b[31mred\x1b[0m alert", "red alert"),
         (b"why\n\x1b[0m\n", "why"),
-        (b"x" * 10_000, "x" * failure_text.LINE_LIMIT),
+        (b"x" * 10_000, "x" * attempt.LINE_LIMIT),
     ],
 )
 def test_the_last_meaningful_line_is_quoted_safely(output: bytes, line: str) -> None:
-    assert failure_text.last_line(output) == line
+    assert attempt.last_line(output) == line
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.worker.conftest import Fleet, Queue, assignment
 from tests.worker_connection import worker_connection
 from webapp.config import CHECKOUT, Config
 from webapp.core import enqueue
-from webapp.core.backoff import MESSAGE_WAIT
+from webapp.core.flow.retry_rules import MESSAGE_WAIT
 from webapp.core.job_spec import JobSpec
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db import engines

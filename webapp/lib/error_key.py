@@ -7,7 +7,7 @@ import re
 
 from webapp.lib.text import mask
 
-# How an attempt ended, and after ': ' the last line of its output, as in `worker/runner/failure_text.py`.
+# How an attempt ended, and after ': ' the last line of its output, as in `worker/attempt.py`.
 _ENDED = re.compile(
     r"(?P<what>exit code -?\d+|killed by signal \d+|timed out|exceeded job_[a-z]+_limit)"
     r"(?P<more>[^:]*)(?:: (?P<line>.*))?",

@@ -25,10 +25,7 @@ from webapp.core.storage import schema
 from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker.attempt import Claim
-from worker.loop import retries
-from worker.loop.settling import Settling
-
-Row = Sequence[Any]  # the columns of a job, as `statements._COLUMNS` has them; some statements add `requires`
+from worker.loop.settling import QUEUE_RULES, Row, Settling
 
 
 class QueueState(NamedTuple):
@@ -176,7 +173,7 @@ class Turn(Settling):
 
     def retry_rules(self) -> dict[str, str]:
         """The retry rules of queues, as they are stored."""
-        return dict(self._transaction.execute(retries.QUEUE_RULES).fetchall())
+        return dict(self._transaction.execute(QUEUE_RULES).fetchall())
 
     def label_sets(self) -> list[tuple[LabelSet, bool]]:
         """All label sets, and whether their queue is open."""

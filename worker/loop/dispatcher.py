@@ -19,12 +19,11 @@ from webapp.core.storage.relocated import Relocated
 from webapp.core.storage.transaction import Connection
 from webapp.lib import clock
 from worker import shortage
-from worker.attempt import AttemptResult, Claim, log_trouble
-from worker.loop import retries
+from worker.attempt import AttemptResult, Claim
 from worker.loop.capacity import Capacity
 from worker.loop.claims import Claims, QueueState, Turn
-from worker.loop.reports import Reports
 from worker.loop.selection import Selection
+from worker.loop.settling import Reports, judge, log_failure
 from worker.messages import Assignment
 from worker.runner.output import Capture
 
@@ -301,8 +300,9 @@ class Dispatcher:
         due: list[int] = []
         # By sequence, as a submit locks the parents of its jobs: in another order, the two could wait for each other.
         for result in sorted(ended, key=lambda one: one.claim.seq):
-            one, wait = retries.judge(result, self.settings, self._retry_rules)
-            self._reports.store_last(turn, one.claim, one.report)
+            one, wait = judge(result, self.settings, self._retry_rules)
+            if one.report is not None:
+                self._reports.store_last(turn, one.claim, one.report)
             state = turn.settle(one, self.settings, wait)
             settled.append((one, state))
             if state == "failed":
@@ -363,7 +363,7 @@ class Dispatcher:
             self.completed += state == "completed"
             self.failed += state in {"failed", "dead"}
             if state in {None, "failed", "dead"}:
-                log_trouble(one, state)
+                log_failure(one, state)
         if claimed and not self._held:
             self._live_at = time.monotonic()
         for claim in claimed:

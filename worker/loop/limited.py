@@ -31,7 +31,8 @@ from webapp.core.statements import (
     TRY_LIMITED_LOCK,
 )
 from worker.attempt import Claim
-from worker.loop.claims import Row, Turn
+from worker.loop.claims import Turn
+from worker.loop.settling import Row
 
 HEAD = 64  # jobs to read in claim order; if none of them may start, also the first job of each lane
 MOST_LANES = 2000  # to read at a time; the next choice goes on behind them

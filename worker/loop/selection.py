@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 from webapp.core import labels
@@ -14,9 +15,9 @@ from webapp.core.settings import Settings
 from webapp.core.statements import CLAIM_LOOKAHEAD, EXCLUSIVE_IN, LEFT_IN
 from worker import processes
 from worker.attempt import Claim
-from worker.loop.claims import Claims, QueueState, Row, Served, Turn, order_of
+from worker.loop.claims import Claims, QueueState, Served, Turn, order_of
 from worker.loop.limited import Candidate, LimitedClaims, Runnable
-from worker.loop.queue_order import QueueOrder
+from worker.loop.settling import Row
 from worker.messages import Assignment
 
 EXCLUSIVE_WAIT = 5.0  # seconds that an exclusive job waits before a busy worker makes room for it
@@ -29,7 +30,7 @@ class Selection:
         # Every worker sends messages too.
         self._queues = None if assignment.queues is None else frozenset({*assignment.queues, SYSTEM_QUEUE})
         self._labels = labels.of_worker(assignment.labels, processes.host_name())
-        self._order = QueueOrder(assignment.queues or (), assignment.order)
+        self._named, self._order = list(assignment.queues or ()), assignment.order
         self._drain = assignment.drain
         self._served = Served(self._labels)  # for a worker of all queues
         self._label_sets: list[LabelSet] = []  # to drain: which must be empty
@@ -92,7 +93,7 @@ class Selection:
     def has_fast_path(self) -> bool:
         """Whether one statement can claim all that this worker may run."""
         has_any = self._queues is None or bool(self._open_label_sets)
-        return has_any and not self._runnable.limited_sets and not self._order.is_set
+        return has_any and not self._runnable.limited_sets and self._order is None
 
     def claim_fast_path(
         self, claims: Claims, n: int, settings: Settings, revision: int
@@ -146,12 +147,14 @@ class Selection:
         if any(job.losses for job in limited):  # it runs alone
             return self._limited.take(turn, limited[:1], settings)
         claimed: list[Claim] = []
-        for queues, most in self._steps(n):
+        for queue, most in self._steps(n):
             left = min(most, n - len(claimed))
             if left <= 0:
                 continue
-            label_sets = [one for one in self._open_label_sets if queues is None or one.queue in queues]
-            jobs = [job for job in limited if queues is None or job.queue in queues]
+            label_sets, jobs = self._open_label_sets, limited
+            if queue is not None:
+                label_sets = [one for one in label_sets if one.queue == queue]
+                jobs = [job for job in jobs if job.queue == queue]
             if jobs:
                 jobs = _first_of(jobs, self._peek(turn, label_sets, left), left)
                 limited = [job for job in limited if job not in jobs]
@@ -166,14 +169,20 @@ class Selection:
         self._limited.leaves_some = self._limited.leaves_some or unseen
         return claimed
 
-    def _steps(self, n: int) -> Iterator[tuple[Optional[frozenset[str]], int]]:
-        """Queues, and how many jobs to claim from them, one after the other. None: all at once, by priority and age."""
-        if not self._order.is_set:
-            yield None, n
-        else:
-            yield frozenset({SYSTEM_QUEUE}), n
-            for queue, most in self._order.steps(n):
-                yield frozenset({queue}), most
+    def _steps(self, n: int) -> list[tuple[Optional[str], int]]:
+        """A queue, and how many jobs at most to claim from it, one after the other, until `n` are claimed.
+
+        None: from all queues, by priority and age. By weights, each free slot goes to a queue drawn at random; what a
+        queue cannot use goes to the others.
+        """
+        if self._order is None:
+            return [(None, n)]
+        drawn, rest = list[str](), self._named
+        if not isinstance(self._order, str):
+            drawn = random.choices(rest, self._order, k=n)  # noqa: S311  keeps no secret
+            rest = random.sample(rest, len(rest))
+        return [(SYSTEM_QUEUE, n), *((queue, drawn.count(queue)) for queue in dict.fromkeys(drawn)),
+                *((queue, n) for queue in rest)]  # fmt: skip
 
     def _peek(self, turn: Turn, label_sets: Sequence[LabelSet], n: int) -> list[Row]:
         """The jobs without limits that would be claimed."""

@@ -1,20 +1,30 @@
-"""The first half of a turn: it records the results of attempts, live output and reports."""
+"""The first half of a turn: it records the results of attempts, live output and reports.
+
+`judge` says what follows a failed attempt: the retry rules of the job, else of its queue, else the settings decide.
+"""
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from webapp.core import events, notices, statements
+from webapp.core.flow import retry_rules
+from webapp.core.flow.retry_rules import Failed, Rule
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
 from webapp.core.storage.transaction import NO_VALUES, Transaction
 from webapp.lib import clock
-from worker.attempt import AttemptResult, Claim
-from worker.runner import failure_text
+from webapp.lib.durations import about
+from webapp.lib.text import plain_tail
+from worker.attempt import AttemptResult, Claim, tail
 from worker.runner.output import Capture, Chunk
-from worker.runner.report import Report
+from worker.runner.report import Report, ReportFile
+
+log = logging.getLogger("queuectl.worker")
 
 # By an attempt's kind. If a claim cannot be undone, its job was cancelled, or it belongs to another process.
 _VERBS = {
@@ -24,7 +34,51 @@ _VERBS = {
     "unclaimed": "settle_cancel",
 }
 _NOTICED = {"dead": "job-dead", "failed": "attempt-failed"}  # for rules, by the job's new state
-Row = Sequence[Any]
+_LAST_OUTPUT = 4 * retry_rules.LAST_CHARACTERS  # bytes that a rule's pattern may search
+Row = Sequence[Any]  # of jobs: as `statements._COLUMNS` has them; some statements add `requires`
+
+QUEUE_RULES = "SELECT name, retry FROM queues WHERE retry IS NOT NULL"
+_REPORT = """
+INSERT INTO reports (job_seq, attempt, progress, note, result, retry_after, fault, updated_at)
+SELECT seq, attempts, :progress, :note, :result, :retry_after, :fault, :now FROM jobs
+WHERE seq = :seq AND token = :token AND state = 'processing'
+ON CONFLICT (job_seq) DO UPDATE SET
+    attempt = excluded.attempt, progress = excluded.progress, note = excluded.note, result = excluded.result,
+    retry_after = excluded.retry_after, fault = excluded.fault, updated_at = excluded.updated_at
+"""
+
+
+def judge(
+    ended: AttemptResult, settings: Settings, of_queues: Mapping[str, str]
+) -> tuple[AttemptResult, Optional[float]]:
+    """The result as the rules see it, and the seconds until the retry; None: no retry, whatever is left.
+
+    `of_queues`: the rules of queues, as they are stored. Other results than failures stay as they are.
+    """
+    if ended.kind != "failed":
+        return ended, 0.0
+    claim = ended.claim
+    failures, luck = claim.failures + 1, random.random()  # noqa: S311  spreads retries, keeps no secret
+    told = ended.report.retry_after if ended.report is not None else None
+    text = claim.retry or of_queues.get(claim.queue)
+    if claim.queue == SYSTEM_QUEUE or (text is None and told is None):
+        return ended, retry_rules.wait_by_settings(claim.queue, failures, settings, luck)
+    rules = retry_rules.stored(text)
+    output = plain_tail(ended.output.data, _LAST_OUTPUT)
+    rule = retry_rules.decide(rules, Failed(ended.reason, ended.exit_code, ended.signal, output))
+    if rule is not None and rule.do == "success":
+        ended = ended._replace(kind="completed", error=None, error_key=None)
+        return ended._replace(rule=f"{_says(rule)}, so the attempt counts as completed"), 0.0
+    if rule is not None and rule.do == "bury":
+        return ended._replace(rule=f"{_says(rule)}, so the job is not retried"), None
+    wait = retry_rules.wait_of(rules, rule, failures, settings, luck, told)
+    if rule is not None:
+        ended = ended._replace(rule=f"{_says(rule)}: {about(wait)} until a retry")
+    return ended, wait
+
+
+def _says(rule: Rule) -> str:
+    return f"the rule is '{rule.text}'"
 
 
 class Settling:
@@ -85,7 +139,7 @@ class Settling:
         if state is None:
             return None
         if state == "dead":
-            self._transaction.execute(statements.TAIL, {"seq": claim.seq, "text": failure_text.tail(kept.data)})
+            self._transaction.execute(statements.TAIL, {"seq": claim.seq, "text": tail(kept.data)})
         if state in _NOTICED:
             subject = f"group:{ended.error_key}"
             notices.record(self._transaction, _NOTICED[state], subject, at=self.now, seq=claim.seq)
@@ -137,6 +191,40 @@ class Settling:
         place = {"seq": claim.seq, "attempt": claim.attempt, "first": first, "behind": behind}
         self._transaction.execute(statements.DROP_CHUNKS, place)
 
-    def store_report(self, statement: str, claim: Claim, report: Report) -> None:
+    def store_report(self, claim: Claim, report: Report) -> None:
         values = {**report._asdict(), "now": self.now, "seq": claim.seq, "token": claim.token}
-        self._transaction.execute(statement, values)
+        self._transaction.execute(_REPORT, values)
+
+
+class Reports:
+    """What running commands reported, as it was last stored. A command that reports nothing costs no statement."""
+
+    def __init__(self) -> None:
+        self._stored: dict[str, Report] = {}  # by token
+
+    def store(self, turn: Settling, claim: Claim, file: Optional[ReportFile]) -> None:
+        """Store the report of a running command, if it has changed."""
+        report = file.read() if file is not None else None
+        if report is not None and report != self._stored.get(claim.token):
+            turn.store_report(claim, report)
+            self._stored[claim.token] = report
+
+    def store_last(self, turn: Settling, claim: Claim, report: Report) -> None:
+        """The same for a command that has ended. Before its settle, which ends the claim."""
+        if report != self._stored.pop(claim.token, None):
+            turn.store_report(claim, report)
+
+    def forget(self) -> None:
+        """After a turn that failed: what it stored is not there."""
+        self._stored.clear()
+
+
+def log_failure(ended: AttemptResult, state: Optional[str]) -> None:
+    """Log an attempt that failed. `state`: the job's new state; None: the claim was lost."""
+    claim = ended.claim
+    facts = {"job": claim.id, "attempt": claim.attempt, "state": state, "reason": ended.reason}
+    if state is None:
+        log.warning("job %s: the claim was lost before attempt %d ended", claim.id, claim.attempt, extra=facts)
+    else:
+        text = "job %s: attempt %d failed (%s), now %s"
+        log.info(text, claim.id, claim.attempt, ended.error, state, extra=facts)

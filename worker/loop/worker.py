@@ -96,7 +96,7 @@ class _Worker:
                     return self._abandon()
                 if self._may_have_work() or self._dispatcher.due_in() == 0:
                     self._take_turn()
-                if self._is_away():
+                if self._stopping and self._is_away():
                     return BROKEN
         except Exception:
             log.exception("worker %s failed", self.id, extra=self._facts)
@@ -159,8 +159,8 @@ class _Worker:
                 return
 
     def _is_away(self) -> bool:
-        """Whether to give up: the database is unavailable for long, and nothing runs."""
-        if not self._stopping or len(self._runner):
+        """While it stops: whether to give up, because the database is unavailable for long and nothing runs."""
+        if len(self._runner):
             return False
         self._give_up_at = self._give_up_at or time.monotonic() + SETTLE_WITHIN
         if time.monotonic() <= self._give_up_at:
@@ -190,7 +190,7 @@ class _Worker:
         self._attend(timeout)
         if self._dispatcher.expired:
             self._runner.stop("lost", 0.0)
-        if self._is_away():
+        if self._stopping and self._is_away():
             os._exit(BROKEN)  # nothing else ends a thread that waits for a lock
 
     def _stop_these(self, tokens: set[str]) -> None:

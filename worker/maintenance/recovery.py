@@ -18,7 +18,7 @@ from webapp.lib import clock
 from webapp.lib.error_key import error_key
 from webapp.lib.stream_runs import encode_runs, encode_times
 from worker import processes
-from worker.runner import failure_text
+from worker.attempt import tail
 
 log = logging.getLogger("queuectl.maintenance")
 
@@ -135,7 +135,7 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     poison = error_key(error, job["command"]) if is_grouped else None
     output = _keep_output(transaction, orphan.seq, job, error, poison, now)
     if verb == "bury":
-        transaction.execute(statements.TAIL, {"seq": orphan.seq, "text": failure_text.tail(output)})
+        transaction.execute(statements.TAIL, {"seq": orphan.seq, "text": tail(output)})
     changes = {
         "state": state,
         "now": now,

@@ -27,8 +27,7 @@ from webapp.lib import clock
 from webapp.lib.error_key import error_key
 from webapp.lib.text import can_be_stored, escape_controls
 from worker import processes, shortage
-from worker.attempt import AttemptResult, Claim
-from worker.runner import failure_text
+from worker.attempt import AttemptResult, Claim, describe_exit, describe_signal, last_line
 from worker.runner.limits import NO_LIMITS, Limits
 from worker.runner.output import Capture
 from worker.runner.report import ReportFile
@@ -359,14 +358,14 @@ def _result(running: Running) -> AttemptResult:
 
 
 def _failed(result: AttemptResult, running: Running) -> AttemptResult:
-    exit_code, number, line = result.exit_code, result.signal, failure_text.last_line(result.output.data)
+    exit_code, number, line = result.exit_code, result.signal, last_line(result.output.data)
     reason = "timeout" if running.why == "timeout" else running.used_up or ("exit" if number is None else "signal")
     if reason == "timeout":
         ending = f"timed out after {running.limit:g} s"
     else:
-        ending = failure_text.describe_exit(exit_code or 0) if number is None else failure_text.describe_signal(number)
+        ending = describe_exit(exit_code or 0) if number is None else describe_signal(number)
     if running.used_up:
-        ending = f"{failure_text.describe_limit(running.used_up, running.limits)}; {ending}"
+        ending = f"exceeded {running.limits.describe(running.used_up)}; {ending}"
     error = f"{ending}: {line}" if line else ending
     key = error_key(error, running.claim.command)
     return result._replace(kind="failed", reason=reason, error=error, error_key=key)

@@ -40,6 +40,12 @@ class Limits(NamedTuple):
     def of(cls, settings: Settings) -> Limits:
         return cls(settings.job_memory_limit * 1024**2, settings.job_process_limit)
 
+    def describe(self, which: str) -> str:
+        """The setting of a limit and its value. `which`: memory or processes."""
+        if which == "memory":
+            return f"job_memory_limit ({self.memory / 1024**2:g} MiB)"
+        return f"job_process_limit ({self.processes} processes)"
+
     def __bool__(self) -> bool:
         return bool(self.memory or self.processes)
 

@@ -52,20 +52,20 @@ class Chunk(NamedTuple):
 class Capture:
     """The output of one running attempt. `report`: the file in which its command may report."""
 
+    report: ReportFile | None = None
+    total = 0
+    _head_size = _tail_size = 0
+    _next_mark, _step = 0.0, 1  # seconds
+
     def __init__(self, limit: int) -> None:
         """Keep at most `limit` bytes: half of them from the beginning, half from the end."""
         self._head_limit = limit - limit // 2
         self._tail_limit = limit // 2
         self._head: deque[tuple[int, bytearray]] = deque()
         self._tail: deque[tuple[int, bytearray]] = deque()
-        self._head_size = 0
-        self._tail_size = 0
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._marks: list[tuple[int, int]] = []  # position, second
-        self._next_mark, self._step = 0.0, 1  # seconds
-        self.total = 0
-        self.report: ReportFile | None = None
 
     @property
     def middle(self) -> tuple[int, int]:

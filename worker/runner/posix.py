@@ -154,8 +154,7 @@ class PosixRunner(Runner[_Running]):
             elif descriptor == self._wake_fd:
                 woken = True
                 # Before the reaping: a command that ends after it must wake this thread again.
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_read.recv(4096)
+                self._wake_read.recv(4096)
             elif descriptor == self._armed:
                 self._poll.unregister(descriptor)
                 self._armed, self.signalled = None, True
@@ -242,7 +241,8 @@ class PosixRunner(Runner[_Running]):
                 os.close(end)
             if enclosure is not None:
                 enclosure.remove()
-            _unlink(script)
+            if script:
+                _unlink(script)
             raise
         for end in (write_out, write_err, *ends[4:]):
             os.close(end)
@@ -291,7 +291,8 @@ class PosixRunner(Runner[_Running]):
         if running.enclosure is not None:
             running.used_up = running.enclosure.reached()
             running.enclosure.remove()
-        _unlink(running.script)
+        if running.script:
+            _unlink(running.script)
         return None
 
     # --- finding ---
@@ -346,9 +347,8 @@ def _own_peak() -> int:
 
 
 def _unlink(file: str) -> None:
-    if file:
-        with contextlib.suppress(OSError):
-            os.unlink(file)
+    with contextlib.suppress(OSError):
+        os.unlink(file)
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -72,6 +72,8 @@ class ReportFile:
             return self._report if self._report != NOTHING else None
 
     def _read(self) -> None:
+        if not os.access(self.path, os.F_OK):  # most commands report nothing, and an error takes ten times as long
+            return
         try:
             descriptor = os.open(self.path, _FLAGS)
         except FileNotFoundError:

@@ -12,7 +12,7 @@ from typing import Optional
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
-from webapp.core import backoff
+from webapp.core.flow import retry_rules
 from webapp.core.flow.retry_rules import Backoff
 from webapp.core.settings import Definition, Number, Settings
 from webapp.db.models import Audit, Delivery, Fire, Job, Worker
@@ -43,7 +43,7 @@ class Timetable:
         """`own`: the backoff of the job's retry rules."""
         number, jitter = min(retries, COUNTED_RETRIES), values.backoff_jitter
         if own is None:
-            waits = backoff.timetable(values, number)
+            waits = retry_rules.timetable(values, number)
         else:
             waits = [own.delay(failures, values, 0.0) for failures in range(1, number + 1)]
             jitter = jitter if own.jitter is None else own.jitter

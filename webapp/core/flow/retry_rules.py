@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple, Optional
 
-from webapp.core import backoff
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.lib import durations
 from webapp.lib.safe_pattern import MAX_STATES, PatternError, compiled
@@ -34,6 +34,7 @@ MAX_RULES = 20
 MAX_VALUES = 50  # exit codes and ranges, or signals, of one rule
 MAX_SIZE = 8 * 1024  # characters
 MAX_WAIT = 7 * 86400  # seconds
+MESSAGE_WAIT = 300.0  # seconds at the most between two tries to send a message: its receiver may be back
 LAST_LINES, LAST_CHARACTERS = 20, 4000  # of the output, that a pattern searches
 _LINE = re.compile(r"(?:(exit|signal|output)\s+(.+)|(any))\s*:\s*(\w+)\Z", re.DOTALL)
 _RANGE = re.compile(r"(\d{1,10})\s*-\s*(\d{1,10})\Z", re.ASCII)
@@ -152,7 +153,29 @@ def delay(rules: RetryRules, failures: int, settings: Settings, luck: float) -> 
     """The backoff in seconds: by the rules, else by the settings."""
     if rules.backoff is not None:
         return rules.backoff.delay(failures, settings, luck)
-    return backoff.delay(failures, settings.backoff_base, settings.backoff_max, settings.backoff_jitter, luck)
+    return exponential(failures, settings.backoff_base, settings.backoff_max, settings.backoff_jitter, luck)
+
+
+def wait_by_settings(queue: str, failures: int, settings: Settings, luck: float) -> float:
+    """The backoff of a job in this queue without rules, in seconds."""
+    longest = min(settings.backoff_max, MESSAGE_WAIT) if queue == SYSTEM_QUEUE else settings.backoff_max
+    return exponential(failures, settings.backoff_base, longest, settings.backoff_jitter, luck)
+
+
+def exponential(failures: int, base: float, longest: float, jitter: float, luck: float) -> float:
+    """Seconds to wait after this number of failures (1 or more): `base ** failures`, at most `longest`, plus jitter.
+
+    The jitter is `jitter * luck` times the wait; `luck` is a random number from 0 to 1.
+    """
+    reaches_limit = failures * math.log(base) >= math.log(longest)  # the power itself may overflow
+    wait = longest if reaches_limit else base**failures
+    return wait * (1 + jitter * luck)
+
+
+def timetable(settings: Settings, max_retries: int) -> list[float]:
+    """The waits before retry 1, 2, … by the settings, in seconds, without jitter."""
+    base, longest = settings.backoff_base, settings.backoff_max
+    return [exponential(failures, base, longest, 0, 0) for failures in range(1, max_retries + 1)]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

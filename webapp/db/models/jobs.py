@@ -45,7 +45,7 @@ class Job(Model):
     finished_at: Mapped[Optional[int]]  # when it reached its terminal state
     exit_code: Mapped[Optional[int]] = mapped_column(Integer)  # of the latest ended attempt, as are the next two
     last_error: Mapped[Optional[str]]
-    error_key: Mapped[Optional[str]]  # the same for similar failures, see failure_text.py
+    error_key: Mapped[Optional[str]]  # the same for similar failures, see lib/error_key.py
 
     worker_id: Mapped[Optional[str]]  # the worker that holds the claim
     token: Mapped[Optional[str]]  # secret of the claim; each claim has a new one
