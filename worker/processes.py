@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -248,4 +247,4 @@ def kill_exactly(pid: int, pid_started: Optional[float]) -> None:
 
 def new_id() -> str:
     """A random id of 48 bits for a worker or supervisor."""
-    return uuid.uuid4().hex[:12]
+    return os.urandom(6).hex()

@@ -127,11 +127,13 @@ class Turn(Settling):
 
     def _take(self, rows: Sequence[Row], settings: Settings) -> list[Claim]:
         """SQLite: take these jobs, which the write lock protects since they were read."""
-        token = os.urandom(16).hex()
+        prefix, claims = os.urandom(16).hex(), []
         for row in rows:
-            values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
+            seq, token = row[0], f"{prefix}-{row[0]}"
+            values = {"now": self.now, "worker": self._worker, "token": token, "seq": seq}
             self._transaction.execute(statements.TAKE, values)
-        return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
+            claims.append(_claim(row, settings, token, row[3] + 1))
+        return claims
 
     def _take_returning(self, statement: str, n: int, settings: Settings, which: dict[str, Any]) -> list[Claim]:
         """PostgreSQL: find and take jobs in one statement."""

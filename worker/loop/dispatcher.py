@@ -204,11 +204,9 @@ class Dispatcher:
     def _free(self, holding: Collection[Claim]) -> int:
         """The number of free slots beside these claims."""
         free = self.capacity.slots - len(holding)
-        leaving = self._quiet or self.stop_requested or self.expired or not self._accepting
-        # A copy, because the worker's turn may change it meanwhile.
-        if free <= 0 or leaving:
+        if free <= 0 or self._quiet or self.stop_requested or self.expired or not self._accepting:
             return 0
-        for claim in list(holding):
+        for claim in list(holding):  # a copy, because the worker's turn may change it meanwhile
             if claim.run_exclusively:
                 return 0
         return free
