@@ -71,7 +71,7 @@
     if (bar.value !== value) bar.value = value;
     const isLate = passed > late && left < 0;
     element.classList.toggle("late", isLate);
-    const text = left > 0 ? `About ${spoken(left)} to go.` : isLate ? "Longer than 95 % of its runs." : "Longer than usual.";
+    const text = left > 0 ? `About ${spoken(left)} left.` : isLate ? "Longer than 95 % of its runs." : "Longer than usual.";
     const told = $(".left", element);
     if (told.textContent !== text) told.textContent = text;
   }
@@ -123,9 +123,9 @@
 
   function whyWait() {
     if ($("dialog[open]")) return "a dialog is open";
-    if (drag) return "you choose a time";
+    if (drag) return "you select a time range";
     if (ticked().length) return "rows are selected";
-    if ($("tr.further")) return "a long search is shown";  // a refresh would start it again
+    if ($("tr.further")) return "long search results are shown";  // a refresh would start it again
     if (selecting()) return "text is selected";
     if (typing()) return "you are typing";
     return "";
@@ -149,7 +149,7 @@
   }
 
   function sayState(wait) {
-    if (gone) say("Not found any more", "late");
+    if (gone) say("No longer exists", "late");
     else if (stopped) say("Signed out", "late");
     else if (failures) say(`Not refreshed since ${clockTime(lastGood)}`, "late");
     else if (!chosen()) say("Off", "off");

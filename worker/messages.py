@@ -27,7 +27,7 @@ CHECK = "check"
 GONE = "gone"
 
 # Why no workers are wanted any more, as the maintenance process reports it.
-STOP_REQUESTED = "a person requested it"
+STOP_REQUESTED = "a user requested it"
 TAKEN_OVER = "a newer version uses the database"
 RELOCATED = "the queue was moved to another database"
 

@@ -35,8 +35,8 @@ def of(error: BaseException) -> Optional[Shortage]:
     if number is None:
         return None
     texts = {
-        errno.EMFILE: f"its process may have no more open files{_limit('NOFILE', 'n')}",
-        errno.ENFILE: "the machine may have no more open files (sysctl fs.file-max)",
+        errno.EMFILE: f"its process cannot open more files{_limit('NOFILE', 'n')}",
+        errno.ENFILE: "the machine cannot open more files (sysctl fs.file-max)",
         errno.EAGAIN: f"no more processes or threads are allowed{_limit('NPROC', 'u')}",
         errno.ENOMEM: "no memory is left",
         errno.ENOSPC: _NO_SPACE,

@@ -82,4 +82,4 @@ def test_a_canary_runs_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
 def test_an_unknown_action_is_reported(app: Flask, cli: Cli) -> None:
     assert "no such action: 7" in cli("activity", "undo", "7").err
     assert cli("dlq", "retry", "a", "--canary").code == 2
-    assert "no dead letter matches" in cli("dlq", "retry", "--all", "--canary").err
+    assert "no dead letters match" in cli("dlq", "retry", "--all", "--canary").err

@@ -98,7 +98,7 @@ def test_the_doctor_names_limits_that_hold_jobs_back_for_ever(app: Flask, cli: C
     make_job("pending", limits="gone")
     assert "1 job can never start, because these limits are 0: closed" in cli("doctor").out
     limits.set_limit("closed", 1, None, None, "person:ana")
-    assert "pending jobs name keys without a limit, so nothing limits them: gone" in cli("doctor").out
+    assert "pending jobs name keys whose limit was removed, so they are not limited: gone" in cli("doctor").out
 
 
 def test_the_doctor_names_channels_that_fail_and_messages_that_nobody_sends(app: Flask, cli: Cli) -> None:

@@ -141,7 +141,7 @@ def test_a_taken_id_is_refused_with_the_state_of_its_job(app: Flask, cli: Cli) -
 def test_with_exists_ok_a_taken_id_is_left_alone(app: Flask, cli: Cli) -> None:
     make_job("dead", id="job1", command="old")
     result = cli("enqueue", "--id", "job1", "--command", "new", "--exists-ok")
-    assert (result.code, result.out, result.err) == (0, "job1\n", "Already there: job1 (dead). Left unchanged.\n")
+    assert (result.code, result.out, result.err) == (0, "job1\n", "Already exists: job1 (dead). Left unchanged.\n")
     assert stored("job1").command == "old"
     data = lines({"id": "a", "command": "1"}, {"id": "job1", "command": "2"})
     result = cli("enqueue", "-", "--exists-ok", stdin=data)
@@ -170,7 +170,7 @@ def test_a_missing_folder_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pyt
     for option in (["--here"], ["--cwd", "."]):
         result = cli("enqueue", "--command", "true", *option)
         assert (result.code, result.err.count("\n")) == (2, 1)
-        assert "the current folder does not exist any more" in result.err
+        assert "the current folder no longer exists" in result.err
     monkeypatch.chdir(tmp_path)
 
 

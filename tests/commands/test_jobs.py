@@ -100,7 +100,7 @@ def test_a_search_is_that_of_the_console_and_continues_past_its_cap(
     assert (result.code, result.out) == (2, "")
     assert "unknown search term redis:" in result.err
     result = cli("list", "--state", "failed", "--search", "state:dead")
-    assert (result.code, "the list is of state failed" in result.err) == (2, True)
+    assert (result.code, "the list shows state failed" in result.err) == (2, True)
     assert "2026-11-24 (this machine's time zone)" in cli("list", "--search", "on:never").err.replace("\n", " ")
 
 

@@ -47,8 +47,8 @@ def test_a_channel_is_edited_and_removed(app: Flask, cli: Cli) -> None:
     [
         ({"state": "sent", "answer": "250 OK"}, 0, "ops: sent. Answer: 250 OK"),
         ({"state": "failed", "answer": "410 Gone"}, 1, "ops: failed: 410 Gone"),
-        ({"tries": 1, "answer": "no connection"}, 1, "ops: not sent yet, and tried again later: no connection"),
-        ({}, 124, "Does a worker run?"),
+        ({"tries": 1, "answer": "no connection"}, 1, "ops: not sent yet, will be retried: no connection"),
+        ({}, 124, "Is a worker running?"),
     ],
 )
 def test_a_test_waits_for_the_answer(
@@ -124,11 +124,12 @@ def test_a_channel_hears_of_the_end_of_jobs(app: Flask, cli: Cli) -> None:
     make_job("pending", id="job1")
     make_job("dead", id="job2")
     told = cli("notify", "job1", "job2", "--channel", "ops")
-    assert (told.code, told.out) == (5, "job1: ops hears of its end\n")
+    assert (told.code, told.out) == (5, "job1: ops will be notified when it ends\n")
     assert "job job2 has ended: it is dead" in told.err
     assert cli("show", "job1", "--json").json["notify"] == ["ops"]
     assert "notifies" in cli("show", "job1").out
-    assert cli("notify", "job1", "--channel", "ops", "--remove").out == "job1: ops does not hear of its end any more\n"
+    removed = cli("notify", "job1", "--channel", "ops", "--remove")
+    assert removed.out == "job1: ops will not be notified when it ends\n"
     assert cli("notify", "none", "--channel", "ops").code == 4
 
 

@@ -153,6 +153,6 @@ def test_a_crontab_is_imported_paused(app: Flask, cli: Cli, monkeypatch: pytest.
     (shown,) = json.loads(cli("schedule", "list", "--json").out)
     assert (shown["name"], shown["enabled"], shown["job"]["max_retries"]) == ("poll.sh", False, 0)
     again = cli("schedule", "import", "-", stdin=crontab)
-    assert (again.code, "taken by other schedules: poll.sh" in again.err) == (3, True)
+    assert (again.code, "names of other schedules: poll.sh" in again.err) == (3, True)
     other = cli("schedule", "import", "-", "--prefix", "b-", "--json", stdin=crontab).json
     assert (other["tz"], other["applied"], len(other["entries"][0]["next"])) == ("Asia/Tokyo", True, 3)

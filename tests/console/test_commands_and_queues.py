@@ -142,7 +142,7 @@ def test_the_page_of_a_queue_leads_to_its_limit_and_retry_rules_also_without_any
     make_job("pending", queue="mail")
     page = admin.get("/queue/mail").get_data(as_text=True)
     assert 'href="/limits/new?queue=mail">Set limit</a>' in page
-    assert 'as the settings say <a href="/queue/mail/retry">Retry rules</a>' in page
+    assert 'from settings <a href="/queue/mail/retry">Retry rules</a>' in page
     assert "Set limit" not in viewer.get("/queue/mail").get_data(as_text=True)
     limits.set_limit("queue:*", 5, None, None, "person:ana")
     page = admin.get("/queue/mail").get_data(as_text=True)

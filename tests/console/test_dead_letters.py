@@ -206,7 +206,7 @@ def test_a_group_shows_how_its_canary_ended(operator: Browser) -> None:
     for action in canary.check_all():
         actions.resume(action)
     html = text_of(operator, "/dead/exit:1")
-    assert "3 canary jobs completed, the rest is requeued." in html
+    assert "3 canary jobs completed; the rest is requeued." in html
     assert "Requeued 2 jobs." in html
     assert ": 3 completed, 2 pending" in html
 

@@ -253,7 +253,7 @@ def test_a_page_without_a_chosen_attempt_follows_the_newest_one(viewer: Browser)
 
 def test_a_running_command_without_output_gets_a_hint_about_buffering(viewer: Browser) -> None:
     make_job("processing", id="job1", attempts=1)
-    hint = "No output yet. Many programs hold output back"
+    hint = "No output yet. Many programs buffer their output"
     assert hint in viewer.get("/job/job1").get_data(as_text=True)
     make_chunk(make_job("processing", id="job2", attempts=1), b"first\n")
     make_attempt(make_job("completed", id="job3"), 1, output=b"")

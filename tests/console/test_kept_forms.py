@@ -92,7 +92,7 @@ def test_the_second_of_two_tabs_with_the_log_in_page_goes_on(console: Flask, ana
     assert "You are already signed in as ana." in browser.get("/jobs").text
     stale = console.test_client().post("/login", data=form)
     assert stale.status_code == 400
-    assert "opened too long ago" in stale.text
+    assert "This page has expired" in stale.text
     assert hidden(stale.text)["next"] == "/jobs"
 
 

@@ -76,7 +76,7 @@ def test_the_page_shows_what_fails_then_alerts_rules_channels_and_messages(viewe
     places = [page.find(words) for words in order]
     assert -1 not in places
     assert places == sorted(places)
-    assert "2 not told yet" in page
+    assert "2 not reported yet" in page
     assert "s3cret" not in page
 
 
@@ -111,7 +111,7 @@ def test_a_message_is_shown_as_it_was_sent(viewer: Browser) -> None:
     assert "410 Gone" in text_of(viewer, f"/notification/{found['failed']}")
     waiting = text_of(viewer, f"/notification/{found['waiting']}")
     assert "data-fast" in waiting
-    assert "No worker runs" in waiting
+    assert "No workers running" in waiting
     assert viewer.get("/notification/99").status_code == 404
 
 
@@ -195,7 +195,7 @@ def test_the_url_of_the_other_kind_does_not_count_and_a_wrong_one_is_not_repeate
     typed = {"name": "m", "kind": "mail", "to": "ana@example.org", "url": "nonsense"}
     assert admin.post("/channels/new", typed).status_code == 303
     wrong = admin.post("/channels/check?field=url", {"name": "w", "kind": "webhook", "url": "ftp://x/s3cret"})
-    assert "another scheme" in wrong.get_data(as_text=True)
+    assert "ust begin with http" in wrong.get_data(as_text=True)
     assert "s3cret" not in wrong.get_data(as_text=True)
 
 
@@ -247,7 +247,7 @@ def test_a_rule_is_added_edited_and_shown(admin: Browser) -> None:
     form = {**RULE, "queue": "mail", "after": "2", "quiet_hours": "22:00-07:00 Europe/Berlin"}
     assert admin.post("/rules/new", form).status_code == 303
     page = text_of(admin, "/rule/failures")
-    for words in ("group-new", "schedule-missed", "2 failures of a kind", "22:00-07:00 Europe/Berlin"):
+    for words in ("group-new", "schedule-missed", "2 failures of the same kind", "22:00-07:00 Europe/Berlin"):
         assert words in page
     edit = text_of(admin, "/rule/failures/edit")
     assert edit.count(" checked") == 2
@@ -340,14 +340,14 @@ def test_viewers_see_operators_act_and_only_administrators_change(
 
 
 def test_a_queue_without_a_rule_says_so_and_one_form_makes_channel_and_rule(admin: Browser) -> None:
-    assert "Failures send no messages" in text_of(admin, "/")
+    assert "Failure notifications are not set up" in text_of(admin, "/")
     form = text_of(admin, "/notifications/start")
     events = re.findall(r'name="on" value="([^"]+)"[^>]* checked', form)
     assert "group-new" in events
     response = admin.post("/notifications/start", {"kind": "mail", "to": "ana@example.org", "on": events})
     assert response.status_code == 303
     assert rule_named("failures").channel_id == channel_named("mail").id
-    assert "Failures send no messages" not in text_of(admin, "/")
+    assert "Failure notifications are not set up" not in text_of(admin, "/")
 
 
 def test_the_first_rule_with_a_webhook_shows_its_secret(admin: Browser) -> None:
@@ -361,7 +361,7 @@ def test_the_first_rule_with_a_webhook_shows_its_secret(admin: Browser) -> None:
     ("typed", "field", "words"),
     [
         ({"kind": "mail", "to": "ana", "on": ["job-dead"]}, "to", "expected a mail address"),
-        ({"kind": "webhook", "url": "x", "on": ["job-dead"]}, "url", "another scheme"),
+        ({"kind": "webhook", "url": "x", "on": ["job-dead"]}, "url", "ust begin with http"),
         ({"kind": "mail", "to": "ana@example.org"}, "on", "Select at least one event"),
     ],
 )
@@ -386,7 +386,7 @@ def test_the_first_rule_is_both_or_nothing(admin: Browser, monkeypatch: pytest.M
 def test_a_channel_that_does_not_get_through_is_on_the_overview(viewer: Browser) -> None:
     make_delivery(make_channel(), "failed", answer="550 no such user")
     page = text_of(viewer, "/")
-    assert "1 channel does not get through" in page
+    assert "1 channel cannot deliver messages" in page
     assert "550 no such user" in page
 
 

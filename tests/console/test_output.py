@@ -223,7 +223,7 @@ def test_a_part_around_a_line_knows_what_comes_before_and_after() -> None:
 
 
 def test_a_page_that_fell_behind_shows_how_many_lines_it_skips() -> None:
-    assert "2,000 lines were too fast" in since(NUMBERED, 0).html
+    assert "2,000 lines arrived too fast" in since(NUMBERED, 0).html
     assert "too fast" not in since(NUMBERED, NUMBERED.data.index(b"line 2001")).html
 
 

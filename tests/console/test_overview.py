@@ -112,7 +112,7 @@ def test_workers_short_of_resources_are_shown_with_the_reason(viewer: Browser) -
     make_event(SHORT, "worker:w1", "worker:w1", text="runs at most 12 of 40 jobs at a time: no memory is left")
     assert needs(viewer) == ["short"]
     shown = text_of(viewer)
-    assert "1 worker runs fewer jobs than asked for" in shown
+    assert "1 worker runs fewer jobs than configured" in shown
     assert "Worker w1 on a-host runs at most 12 of 40 jobs at a time: no memory is left" in shown
     assert "no memory is left" in viewer.get("/workers").get_data(as_text=True)
 
@@ -234,7 +234,7 @@ def test_a_window_holds_for_the_whole_page_and_marks_what_people_changed(viewer:
     [
         ("from=never", "From: 'never' is not a time"),
         ("from=2026-11-24T05:00Z&to=2026-11-24T04:00Z", "To: must be later than from."),
-        ("from=2020-01-01T00:00Z", "From: figures are kept for 8 days."),
+        ("from=2020-01-01T00:00Z", "From: statistics are kept for 8 days."),
         ("from=2090-01-01T00:00Z&to=2090-01-02T00:00Z", "From: is in the future."),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_new_backoff_does_not_move_waiting_retries_and_says_so(admin: Browser)
     [
         ("lease", "10", "for 10 s is presumed dead"),
         ("lease", "10", "1 worker has been silent for longer than that."),
-        ("lease", "60", "Longer pauses do no harm"),
+        ("lease", "60", "Longer pauses are tolerated"),
         ("shutdown_grace", "0", "stopped at once"),
         ("kill_grace", "8", "killed if it still runs 8 s later"),
         ("job_timeout", "60", "1 running job has already run longer."),

@@ -177,7 +177,7 @@ def test_an_invalid_line_is_named_and_nothing_is_stored(operator: Browser, comma
 def test_several_jobs_cannot_share_an_id(operator: Browser) -> None:
     response = submit(operator, many="on", command="true\nfalse", id="job1", priority="900")
     text = response.get_data(as_text=True)
-    assert "An id is for one job, but there are 2 jobs. Leave it empty." in text
+    assert "An id applies to one job, but there are 2 jobs. Leave it empty." in text
     assert "from -100 to 100" in text
     assert jobs() == []
 

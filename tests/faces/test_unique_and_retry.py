@@ -110,7 +110,7 @@ def test_retry_rules_of_a_queue_are_tried_set_and_removed(cli: Cli) -> None:
     assert cli("queue", "retry", "default", "exit 64-78: bury").out == "exit 64-78: bury\n"
     assert cli("queue", "retry", "default", "--json").json == {"rules": [{"exit": ["64-78"], "do": "bury"}]}
     assert "Saved" in cli("queue", "retry", "default", "--clear").err
-    assert cli("queue", "retry", "default").err.strip() == "No retry rules: the settings decide."
+    assert cli("queue", "retry", "default").err.strip() == "No retry rules: the settings apply."
     assert cli("queue", "retry", "none").code == 4
     assert cli("queue", "retry", "default", "often").code == 1
 

@@ -53,7 +53,7 @@ def test_a_batch_is_closed_with_its_first_call_unless_that_leaves_it_open(app: F
 
 def test_an_open_batch_keeps_its_callbacks(app: Flask) -> None:
     submit("b", is_open=True, on_done=DONE)
-    with pytest.raises(SpecError, match="on_done: the batch 'b' has another one already"):
+    with pytest.raises(SpecError, match="on_done: the batch 'b' already has a different one"):
         submit("b", on_done=json.dumps({"command": "echo other"}))
     submit("b", on_done=DONE)
 

@@ -162,7 +162,7 @@ def test_limits_unique_key_and_retry_rules_can_be_edited_and_restored() -> None:
 def test_an_edit_does_not_take_the_unique_key_of_another_job(state: str) -> None:
     make_job(state, id="job1")
     make_job("scheduled", id="holder", unique_key="k", unique_while="waiting")
-    with pytest.raises(lifecycle.KeyHeld, match=r"job1 stays as it is: its unique key 'k' is held by holder"):
+    with pytest.raises(lifecycle.KeyHeld, match=r"job1 was not changed: its unique key 'k' is held by holder"):
         editing.edit("job1", {"unique": "k"}, ANA)
     assert (job().state, job().unique_key) == (state, None)
 

@@ -188,7 +188,7 @@ def test_a_requeue_of_a_taken_key_is_refused_and_the_others_move(while_: str) ->
     assert result.outcome.refused == {"held": "dead"}
     assert result.outcome.held == {"held": Holder(K, holder, "pending")}
     said = lifecycle.refusal("requeue", "held", "dead", result.outcome)
-    assert said == f"held stays as it is: its unique key 'k' is held by {holder} (pending). Nothing changed."
+    assert said == f"held was not changed: its unique key 'k' is held by {holder} (pending). Nothing changed."
 
 
 @pytest.mark.postgresql
@@ -202,7 +202,7 @@ def test_of_dead_jobs_with_one_key_the_first_is_requeued_and_the_action_names_th
     with reading() as session:
         events = session.scalars(select(Event).where(Event.subject == f"act:{result.action_id}")).all()
     assert [json.loads(event.detail or "")["text"] for event in events] == [
-        f"{name} stays as it is: its unique key 'k' is held by a (pending)." for name in "bc"
+        f"{name} was not changed: its unique key 'k' is held by a (pending)." for name in "bc"
     ]
 
 

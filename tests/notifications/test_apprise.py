@@ -43,7 +43,7 @@ def test_only_allowed_schemes_are_used(wrong: str) -> None:
 
 
 def test_a_url_that_apprise_does_not_take_is_not_shown() -> None:
-    with pytest.raises(PermanentFailure, match="Apprise does not take this URL") as refused:
+    with pytest.raises(PermanentFailure, match="Apprise does not accept this URL") as refused:
         apprise_urls.send("slack://not-a-t0ken", "it failed", "why")
     assert "t0ken" not in str(refused.value)
 

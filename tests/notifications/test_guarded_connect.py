@@ -67,7 +67,7 @@ def test_a_name_that_leads_to_a_private_address_is_refused_before_a_connection(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", answers(*addresses))
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it connected"))
-    with pytest.raises(PermanentFailure, match=r"leads to the private address .*QUEUECTL_ALLOW_PRIVATE_TARGETS=1"):
+    with pytest.raises(PermanentFailure, match=r"resolves to the private address .*QUEUECTL_ALLOW_PRIVATE_TARGETS=1"):
         post(f"http://rebind.example:{receiver.port}/")
 
 

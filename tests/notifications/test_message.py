@@ -85,7 +85,7 @@ def test_a_death_says_what_failed_with_its_last_lines_note_and_links() -> None:
         ("alert", {"event": "attempt-failed"}, "1 attempt failed: exit code 1"),
         ("update", {"count": 12, "new": 9}, "9 more jobs failed: exit code 1"),
         ("recovery", {"count": 12, "seconds": 7500.0}, "Recovered after 2 h 5 min: exit code 1"),
-        ("flapping", {}, "Fails and recovers again and again: exit code 1"),
+        ("flapping", {}, "Flapping, fails and recovers repeatedly: exit code 1"),
     ],
 )
 def test_each_kind_says_what_happened(kind: str, changes: dict[str, Any], subject: str) -> None:
@@ -127,7 +127,7 @@ def test_the_end_of_a_watched_job_is_told(state: str, said: str) -> None:
 @pytest.mark.usefixtures("app")
 def test_a_job_that_was_deleted_is_told_without_it() -> None:
     made = built("alert", {**of_group(death()), "job_seq": 10**9})
-    assert "The job was deleted meanwhile." in made.text
+    assert "The job has been deleted." in made.text
 
 
 @pytest.mark.usefixtures("app")

@@ -1,4 +1,4 @@
-"""The field `notify` of a job: which channels hear of its end."""
+"""The field `notify` of a job: which channels get a message when it ends."""
 
 from __future__ import annotations
 

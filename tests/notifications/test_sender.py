@@ -63,10 +63,10 @@ def test_messages_are_sent_in_order_and_keep_the_answer(ready: Config, receiver:
     code, said = run(channel, ready)
     assert code == 0
     assert [request.headers["webhook-id"].rpartition("_")[2] for request in receiver.requests] == list(map(str, ids))
-    assert said == [*(f"ops #{one}: sent: 200 OK: thanks" for one in ids), "ops: no message waits"]
+    assert said == [*(f"ops #{one}: sent: 200 OK: thanks" for one in ids), "ops: no messages waiting"]
     first = delivery(ids[0])
     assert (first.state, first.answer, first.tries) == ("sent", "200 OK: thanks", 1)
-    assert first.subject == "Test of the channel ops"
+    assert first.subject == "Test message to channel ops"
     assert json.loads(first.body or "") == receiver.requests[0].json
     request = receiver.requests[0]
     values = request.headers["webhook-id"], int(request.headers["webhook-timestamp"]), request.body
@@ -156,7 +156,7 @@ def test_after_a_day_it_gives_up_with_the_last_answer(ready: Config, receiver: R
 def test_a_message_waits_for_the_end_of_quiet_hours(ready: Config, receiver: Receiver) -> None:
     channel = hook(receiver)
     add_delivery(channel, not_before=clock.now() + HOUR)
-    assert run(channel, ready) == (0, ["ops: no message waits"])
+    assert run(channel, ready) == (0, ["ops: no messages waiting"])
 
 
 @pytest.mark.parametrize("job", ["sender-2", None])

@@ -70,7 +70,7 @@ def test_a_redirect_is_not_followed_and_only_its_host_is_told(status: int, recei
     receiver.answers.append((status, {"Location": target}, b""))
     with pytest.raises(PermanentFailure) as failure:
         post(receiver)
-    assert str(failure.value) == f"{status}: redirects to 169.254.169.254. Enter the URL where it leads"
+    assert str(failure.value) == f"{status}: redirects to 169.254.169.254. Enter the URL that it redirects to"
     assert len(receiver.requests) == 1
 
 

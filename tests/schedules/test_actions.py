@@ -57,7 +57,7 @@ def test_a_missed_fire_runs_too(schedules: Schedules) -> None:
     schedules.later(4)
     (_,) = actions.run_fires("s", "person:ana", [FIRST])
     assert [outcome.split()[0] for outcome in schedules.outcomes()] == ["caught_up", "missed", "missed", "fired"]
-    assert (fires()[0].reason or "").startswith("run by person:ana after it was missed: decided 3 min 30 s later")
+    assert (fires()[0].reason or "").startswith("run by person:ana after it was missed: 3 min 30 s late")
 
 
 def test_running_fires_obeys_the_overlap(schedules: Schedules) -> None:
@@ -131,8 +131,8 @@ def test_a_decider_that_read_the_schedule_before_a_run_sees_its_job(schedules: S
     [
         ({"enabled": False}, 3, "3 fires were skipped while it was paused"),
         ({"enabled": False}, 1, "1 fire was skipped while it was paused"),
-        ({"cron": "0 * * * *", "catch_up": "none"}, 150, "2 fires were missed while no worker supervisor ran"),
-        ({"cron": "0 * * * *", "catch_up_window": 60}, 90, "1 fire was missed while no worker supervisor ran"),
+        ({"cron": "0 * * * *", "catch_up": "none"}, 150, "2 fires were missed while no supervisor ran"),
+        ({"cron": "0 * * * *", "catch_up_window": 60}, 90, "1 fire was missed while no supervisor ran"),
         ({"cron": "0 * * * *"}, 150, None),  # the last one was caught up
         ({"overlap": "skip"}, 1, None),  # it fired
     ],

@@ -66,7 +66,7 @@ def test_an_edit_skips_what_was_due_and_fires_from_now_on(schedules: Schedules) 
         (5, "fired"),
     ]
     assert [job.command for job in schedules.jobs()] == ["false"]
-    with pytest.raises(actions.Outdated, match="meanwhile"):
+    with pytest.raises(actions.Outdated, match="another user has changed"):
         actions.edit("s", spec.parse(described), "person:ana", seen=1)
 
 

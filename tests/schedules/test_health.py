@@ -95,6 +95,6 @@ def test_a_schedule_whose_runs_take_longer_than_its_interval_is_flagged(schedule
 def test_a_fire_that_no_supervisor_decides_needs_attention(schedules: Schedules) -> None:
     schedules.add()
     schedules.time.pass_(3)
-    assert attention(schedules) == ["late: no worker supervisor decided its last fire"]
+    assert attention(schedules) == ["late: no supervisor handled its last fire"]
     with reading() as session:
         assert [row.name for row in views.needing_attention(session, 10)] == ["s"]

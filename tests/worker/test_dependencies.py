@@ -115,7 +115,7 @@ def test_jobs_of_one_call_follow_each_other_in_any_order(player: Player) -> None
             [{"id": "x"}, {"id": "a", "after": ["c"]}, {"id": "b", "after": ["a"]}, {"id": "c", "after": ["b"]}],
             "wait for each other: a after c after b after a",
         ),
-        ([{"id": "a", "after": [{"job": "done", "on": "failure"}]}], "would never run"),
+        ([{"id": "a", "after": [{"job": "done", "on": "failure"}]}], "can never run"),
     ],
 )  # fmt: skip
 def test_a_parent_that_cannot_be_waited_for_is_refused_with_the_name_of_the_field(

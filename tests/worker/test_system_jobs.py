@@ -119,7 +119,7 @@ def test_a_real_sender_that_is_killed_sends_the_message_again_with_the_same_id(
     assert (killed.signal, completed.state) == (signal.SIGKILL, "completed")
     assert completed.output.decode().splitlines() == [
         f"ops #{waiting}: sent: 200 OK: thanks",
-        "ops: no message waits",
+        "ops: no messages waiting",
     ]
 
 

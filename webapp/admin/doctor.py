@@ -140,13 +140,13 @@ def late_schedules() -> Optional[Result]:
 
 
 def orphaned_followers() -> Optional[Result]:
-    """Blocked jobs that wait for a job that is gone: only a person can run or cancel them."""
+    """Blocked jobs that wait for a job that is gone: only a user can run or cancel them."""
     with db.reading() as session:
         found = chains.orphaned(session, SHOWN_JOBS)
     if not found:
         return None
     names = ", ".join(f"{one.id} ({one.parent_id} is gone)" for one in found)
-    return "warn", f"blocked jobs wait for jobs that were discarded: {names}.", "Run them with run-now, or cancel them."
+    return "warn", f"blocked jobs wait for discarded jobs: {names}.", "Run them with run-now, or cancel them."
 
 
 def channels(loaded: Config) -> Optional[Result]:
@@ -155,7 +155,7 @@ def channels(loaded: Config) -> Optional[Result]:
         views = notifications.channels(session)
     found = [f"{view.row.name}: {failure}" for view in views if (failure := _failure_of(view, loaded)) is not None]
     if found:
-        advice = "Correct it, then try it: manage.py channel test NAME. See docs/notifications.md"
+        advice = "Fix it, then test it: manage.py channel test NAME. See docs/notifications.md"
         return "warn", "; ".join(found), advice
     return ("ok", plural(len(views), "channel"), "") if views else None
 
@@ -177,7 +177,7 @@ def unsent_messages() -> Optional[Result]:
         return None
     minutes = notifications.OVERDUE // clock.SECOND // 60
     detail = f"{plural(number, 'message')} should have been sent more than {minutes} min ago."
-    return "warn", detail, "A worker sends them: manage.py worker start. Their jobs: manage.py list --queue _system"
+    return "warn", detail, "Workers send them: manage.py worker start. Their jobs: manage.py list --queue _system"
 
 
 def heartbeat(loaded: Config) -> Optional[Result]:
@@ -187,12 +187,12 @@ def heartbeat(loaded: Config) -> Optional[Result]:
     is_recent = age is not None and age <= 3 * outgoing_heartbeat.PING_EVERY
     if loaded.heartbeat_url is None and not is_recent:
         return None
-    advice = "Workers ping it each minute while they take jobs. Start them with QUEUECTL_HEARTBEAT_URL."
+    advice = "It is pinged every minute while workers take jobs. Start them with QUEUECTL_HEARTBEAT_URL."
     if last is None or age is None:
         return "warn", f"{masked(loaded.heartbeat_url or '')} was never pinged.", advice
     when = f"{last.url} {duration(round(age))} ago"
     if last.error is not None:
-        return "warn", f"the ping of {when} failed: {last.error}.", "Check the URL, and the way there."
+        return "warn", f"the ping of {when} failed: {last.error}.", "Check the URL and the network."
     return ("ok", f"pinged {when}", "") if is_recent else ("warn", f"last pinged {when}.", advice)
 
 
@@ -332,7 +332,7 @@ def size_limit() -> Optional[Result]:
     if not found.is_stuck:
         return "warn", f"{found}.", "Retention will delete the oldest within minutes, if workers run."
     advice = "Discard dead letters, shorten keep_audit, or raise max_database_size."
-    return "warn", f"{found}, and nothing is left that may be deleted: {found.rest}.", advice
+    return "warn", f"{found}, and nothing more can be deleted: {found.rest}.", advice
 
 
 def wakeup() -> Result:

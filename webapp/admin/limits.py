@@ -38,7 +38,7 @@ def unmet_limits() -> Optional[tuple[str, str, str]]:
     if missing:
         return (
             "warn",
-            f"pending jobs name keys without a limit, so nothing limits them: {_some(missing)}.",
+            f"pending jobs name keys whose limit was removed, so they are not limited: {_some(missing)}.",
             ("Set the limit again: manage.py limits set KEY --max N"),
         )
     return ("ok", plural(len(rows), "limit"), "") if rows else None

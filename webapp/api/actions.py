@@ -57,7 +57,7 @@ class Refused(fields.Answer):
 
 class Outcome(fields.Answer):
     moved = fields.strings("ids of the jobs that changed their state")
-    asked = fields.strings("ids of running jobs whose worker was told to stop them")
+    asked = fields.strings("ids of running jobs whose worker will stop them")
     refused = fields.list_of(Refused, "jobs whose state or unique key does not allow the action")
     action = fields.integer("id of the action, for an undo; null: no job changed", null=True)
 
@@ -114,7 +114,7 @@ def run_job_now(job_id: str) -> Response:
 
 @routes.on("POST", "/jobs/<job_id>/cancel-below", {200: Outcome}, scope="operate", repeatable=True)
 def cancel_jobs_below(job_id: str) -> Response:
-    """Cancel the blocked jobs that follow a job, directly or not, in one action."""
+    """Cancel the blocked jobs that depend on a job, directly or indirectly, in one action."""
     request_body.no_body()
     with reading() as session:
         ids = chains.blocked_below(session, find_job(session, job_id))
@@ -133,8 +133,7 @@ def edit_job(job_id: str) -> Response:
 
     It keeps its id, attempts and history. Fields that the body leaves out stay; null restores the default; `env`
     replaces all variables. A unique key that another job holds is refused with its `holder`. The event `edit` in the
-    job's history has the old and the new values, without those of variables. Undo the action to get the job back as it
-    was.
+    job's history has the old and the new values, without those of variables. Undo the action to restore the job.
     """
     changes = request_body.raw()
     if not isinstance(changes, dict):

@@ -27,9 +27,9 @@ class ChannelRequest(Schema):
     example: ClassVar[Any] = {"name": "ops", "kind": "mail", "to": ["ana@example.org"]}
 
     name = ma.String(required=True, metadata={"description": job_spec.NAME_RULE, "pattern": NAME_PATTERN})
-    kind = ma.String(required=True, metadata={"description": "cannot change later", "enum": list(channels.KINDS)})
+    kind = ma.String(required=True, metadata={"description": "cannot be changed later", "enum": list(channels.KINDS)})
     to = fields.texts("mail addresses, of a mail channel", {"type": "string"})
-    url = fields.optional(ma.String, "of a webhook, or for Apprise; in its masked form it stays as it is")
+    url = fields.optional(ma.String, "of a webhook or for Apprise; the masked form keeps the stored URL")
     hourly_cap = fields.optional(
         ma.Integer,
         f"messages per hour; 0: no limit; default: {channels.HOURLY_CAP}",
@@ -40,11 +40,11 @@ class ChannelRequest(Schema):
 
 class Channel(fields.Answer):
     name = fields.text("the name")
-    kind = fields.text("where it leads", enum=list(channels.KINDS))
+    kind = fields.text("kind of target", enum=list(channels.KINDS))
     to = fields.strings("mail addresses")
     url = fields.text("masked; empty for mail")
     hourly_cap = fields.integer("messages per hour; 0: no limit")
-    old_secret_until = fields.time("until when the secret from before a rotation signs as well", null=True)
+    old_secret_until = fields.time("until when messages are also signed with the previous secret", null=True)
     rules = fields.strings("rules that send to it")
     waiting = fields.integer("messages that it has not sent yet")
     last_sent_at = fields.time("when it sent its last message", null=True)
@@ -56,11 +56,11 @@ class Channel(fields.Answer):
 
 
 class NewChannel(Channel):
-    secret = fields.text("signs the messages of a webhook; only in this answer", null=True)
+    secret = fields.text("signs the messages of a webhook; only in this response", null=True)
 
 
 class Secret(fields.Answer):
-    secret = fields.text("the new secret; only in this answer")
+    secret = fields.text("the new secret; only in this response")
 
 
 class Dropped(fields.Answer):
@@ -69,7 +69,7 @@ class Dropped(fields.Answer):
 
 Channels = fields.listing("Channels", Channel, "by name")
 
-routes = Noun("Channels", "A channel leads to mail addresses, a webhook or a chat.")
+routes = Noun("Channels", "A channel is where messages go: mail addresses, a webhook or a chat.")
 
 
 @routes.on("GET", "/channels", {200: Channels}, scope="read")
@@ -81,7 +81,7 @@ def list_channels() -> Any:
 
 @routes.on("POST", "/channels", {201: NewChannel}, scope="admin", body=ChannelRequest)
 def add_channel() -> Response:
-    """Add a channel. The answer has the secret of a webhook, which nothing shows again."""
+    """Add a channel. The response has the secret of a webhook, which is never shown again."""
     spec = channels.parse(request_body.raw())
     secret = actions.add_channel(spec, actor())
     return request_body.answer({**_channel(spec.name), "secret": secret}, 201)
@@ -95,7 +95,7 @@ def get_channel(name: str) -> Any:
 
 @routes.on("PUT", "/channels/<name>", {200: Channel}, scope="admin", body=ChannelRequest)
 def replace_channel(name: str) -> Any:
-    """Change where a channel leads, and its cap. What is not given stays."""
+    """Change the target and the limit of a channel. Omitted fields are unchanged."""
     with reading() as session:
         stored = views.channel(session, name).spec
     actions.edit_channel(name, channels.parse(request_body.raw(), stored), actor())
@@ -111,7 +111,7 @@ def remove_channel(name: str) -> Response:
 
 @routes.on("POST", "/channels/<name>/rotate-secret", {200: Secret}, scope="admin", errors=(409,))
 def rotate_secret(name: str) -> Any:
-    """Give a webhook a new secret. For a day, messages have signatures of both secrets."""
+    """Give a webhook a new secret. For a day, messages are signed with both secrets."""
     request_body.no_body()
     return {"secret": unless_conflict(lambda: actions.rotate_secret(name, actor()))}
 

@@ -61,11 +61,11 @@ class CanaryRequest(Schema):
 
 
 class GroupRequest(Schema):
-    """Omitted fields stay as they are."""
+    """Omitted fields are unchanged."""
 
     example: ClassVar[Any] = {"note": "The shop is down until noon.", "acknowledged": True}
 
-    note = fields.free_text("a note for other people; empty: none", failure_groups.MAX_NOTE_LENGTH)
+    note = fields.free_text("a note for other users; empty: none", failure_groups.MAX_NOTE_LENGTH)
     owner = fields.free_text("a user; empty: no owner", 64)
     acknowledged = fields.flag("true: acknowledge the group; it opens again when another job fails like this")
     version = fields.free_text("the group's `version` as you read it; 409 if note or owner have changed since", 64)

@@ -92,7 +92,7 @@ class JobRequest(Schema):
     )
     notify = ma.Raw(
         metadata={
-            "description": "channels that hear of its end; default: none",
+            "description": "channels that get a message when it ends; default: none",
             "anyOf": [
                 {"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}, "maxItems": MAX_NOTIFIED},
                 {"type": "string", "description": "separated by commas or spaces"},
@@ -102,8 +102,8 @@ class JobRequest(Schema):
         },
     )
     limits = fields.texts(
-        f"keys of limits that it obeys, up to {limits.MOST_KEYS}; with the suffix `:exclusive`, no other job with that "
-        "key runs beside it; default: none. A key without a limit is refused",
+        f"keys of its limits, up to {limits.MOST_KEYS}; with the suffix `:exclusive`, no other job with that "
+        "key runs at the same time; default: none. A key without a limit is refused",
         {"type": "string", "pattern": NAME_PATTERN},
     )
     unique = ma.Raw(metadata=UNIQUE)
@@ -111,7 +111,7 @@ class JobRequest(Schema):
     after = ma.Raw(
         metadata={
             "description": "jobs that it waits for, of the queue or of the same request: ids, or objects that say how "
-            "they must end (default: success); a job whose parent failed stays blocked",
+            "they must end (default: success); if one of them fails, the job stays blocked",
             "anyOf": [
                 {
                     "type": "array",
@@ -140,11 +140,11 @@ class JobRequest(Schema):
 
 
 class JobEdit(JobRequest):
-    """What an edit changes. Fields that are left out stay, null restores the default."""
+    """What an edit changes. Omitted fields are unchanged, null restores the default."""
 
     example: ClassVar[Any] = {"command": "echo hello", "timeout": 600}
 
-    command = fields.optional(ma.String, "shell command; default: as it is", maxLength=job_spec.COMMAND_LIMIT)
+    command = fields.optional(ma.String, "shell command; default: unchanged", maxLength=job_spec.COMMAND_LIMIT)
     unique = ma.Raw(metadata=UNIQUE_OF_EDIT)
 
     class Meta:
@@ -171,7 +171,7 @@ class Job(fields.Answer):
     command = fields.text("the shell command")
     queue = fields.text("its queue")
     requires = fields.strings("labels that the worker must have")
-    limits = fields.strings("keys of limits that it obeys")
+    limits = fields.strings("keys of its limits")
     priority = fields.integer("higher runs first")
     state = fields.text("the state", enum=list(STATES))
     attempts = fields.integer("number of attempts so far")
@@ -197,7 +197,7 @@ class Job(fields.Answer):
 
 
 class SubmittedJob(Job):
-    warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
+    warnings = fields.strings("likely mistakes, such as `run_at` in the past; usually empty")
 
 
 class Attempt(fields.Answer):
@@ -208,7 +208,7 @@ class Attempt(fields.Answer):
     exit_code = fields.integer("null: the command did not exit by itself", null=True)
     signal = fields.integer("the signal that ended it", null=True)
     reason = fields.text("exit, signal, timeout …")
-    error = fields.text("the reason, for people", null=True)
+    error = fields.text("the reason, as a text", null=True)
     worker = fields.text("id of the worker")
     cpu_seconds = fields.number("user and system", null=True)
     peak_memory = fields.integer("bytes, of the largest process", null=True)
@@ -232,9 +232,9 @@ class TimelineEntry(fields.Answer):
 
 
 class JobDetail(Job):
-    after = fields.list_of(AfterJob, "jobs that it follows, the first 1,000")
-    blocked_because = fields.text("why a blocked job waits, for people", null=True)
-    notify = fields.strings("channels that hear of its end")
+    after = fields.list_of(AfterJob, "jobs that it depends on, the first 1,000")
+    blocked_because = fields.text("why a blocked job waits, as a text", null=True)
+    notify = fields.strings("channels that get a message when it ends")
     blocked_by = ma.Nested(
         Block, required=True, allow_none=True, metadata={"description": "the limit that keeps it from starting, if any"}
     )
@@ -270,7 +270,7 @@ def list_jobs() -> Response:
     `q` is a search as in the console: words in ids, commands, errors and the last output of dead letters, "phrases",
     and exit:127, error:TEXT, failed-attempt:TEXT, worker:ID, since:2h, until:2026-11-24, on:yesterday (days are UTC),
     by:ana, id:ID, requires:gpu, limit:db, notified:ops, unique:KEY,
-    batch:NAME, after:ID. A `-` in front excludes what a term finds. A search
+    batch:NAME, after:ID. A `-` in front excludes matching jobs. A search
     without an index reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next`
     continues the search.
     """
@@ -306,7 +306,7 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
 def submit_job() -> Response:
     """Submit a job.
 
-    If another job holds its unique key, the answer is 409 with the `holder`. With `on_conflict` return it is 200 with
+    If another job holds its unique key, the response is 409 with the `holder`. With `on_conflict` return it is 200 with
     the holder itself.
 
     A valid header `traceparent` (W3C Trace Context) becomes the variable TRACEPARENT of the command, unless `env` has
@@ -328,8 +328,8 @@ def traced(specs: list[JobSpec]) -> list[JobSpec]:
 def get_job(job_id: str) -> Any:
     """Get a job with its attempts and its history.
 
-    With `wait`, the response comes when the job has ended, or after so many seconds. Only a few requests
-    wait at a time; others are answered at once, so repeat the request until the job has ended.
+    With `wait`, the response comes when the job has ended, or after this many seconds. Only a few requests
+    can wait at a time; others return at once, so repeat the request until the job has ended.
     """
     _wait_for_end(job_id, request_body.query(WaitQuery).get("wait", 0))
     with reading() as session:

@@ -1,4 +1,4 @@
-"""Notifications: rules, messages and open alerts; and which channels hear of the end of a job."""
+"""Notifications: rules, messages and open alerts; and the channels that get a message when a job ends."""
 
 from __future__ import annotations
 
@@ -41,34 +41,36 @@ class RuleRequest(Schema):
         {"type": "string", "enum": list(EVENTS)},
         required=True,
     )
-    channel = ma.String(required=True, metadata={"description": "where its messages go", "pattern": NAME_PATTERN})
-    queue = fields.optional(ma.String, "only about this queue")
-    schedule = fields.optional(ma.String, "only about this schedule")
-    command = fields.optional(ma.String, "only about jobs with such a command, as in `*backup.sh*`")
+    channel = ma.String(
+        required=True, metadata={"description": "channel that gets the messages", "pattern": NAME_PATTERN}
+    )
+    queue = fields.optional(ma.String, "only events of this queue and its jobs")
+    schedule = fields.optional(ma.String, "only events of this schedule and its jobs")
+    command = fields.optional(ma.String, "only jobs whose command matches, such as `*backup.sh*`")
     after = fields.optional(
-        ma.Integer, "tell after so many failures of a kind; default: 1", minimum=1, maximum=rules.MAX_AFTER
+        ma.Integer, "notify after this many failures of the same kind; default: 1", minimum=1, maximum=rules.MAX_AFTER
     )
     older_than = ma.Raw(
         metadata={
-            "description": "of queue-old: seconds that the oldest job waits, or a text such as 30m; default: 1 h",
+            "description": "for queue-old: how long the oldest job has waited; seconds, or 30m; default: 1 h",
             "anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}],
             "examples": [1800, "30m"],
         }
     )
-    quiet_hours = fields.optional(ma.String, "messages wait until they end, such as `22:00-07:00 Europe/Berlin`")
+    quiet_hours = fields.optional(ma.String, "in these hours messages wait, such as `22:00-07:00 Europe/Berlin`")
 
 
 class Rule(fields.Answer):
     name = fields.text("the name")
     on = fields.strings("events")
-    channel = fields.text("where its messages go")
-    queue = fields.text("only about this queue", null=True)
-    schedule = fields.text("only about this schedule", null=True)
-    command = fields.text("only about jobs with such a command", null=True)
-    after = fields.integer("failures of a kind")
-    older_than = fields.integer("seconds, of queue-old")
-    quiet_hours = fields.text("messages wait until they end", null=True)
-    muted_until = fields.time("nothing is sent until then", null=True)
+    channel = fields.text("channel that gets the messages")
+    queue = fields.text("only events of this queue and its jobs", null=True)
+    schedule = fields.text("only events of this schedule and its jobs", null=True)
+    command = fields.text("only jobs whose command matches", null=True)
+    after = fields.integer("failures of the same kind before a message is sent")
+    older_than = fields.integer("for queue-old, in seconds")
+    quiet_hours = fields.text("in these hours messages wait", null=True)
+    muted_until = fields.time("muted until this time", null=True)
     open_alerts = fields.integer("alerts that have not ended")
     created_at = fields.time("when it was added")
     created_by = fields.text("who added it")
@@ -79,7 +81,7 @@ class Rule(fields.Answer):
 class MuteRequest(Schema):
     example: ClassVar[Any] = {"until": "2030-01-31T08:00:00Z"}
 
-    until = fields.timestamp("when the rule sends again", required=True)
+    until = fields.timestamp("when the rule is unmuted", required=True)
 
 
 class PreviewQuery(Schema):
@@ -97,23 +99,23 @@ class Preview(fields.Answer):
 
 
 class Message(fields.Answer):
-    id = fields.integer("the id; a receiver sees it in every repetition")
+    id = fields.integer("the id; the same when a message is sent again after an interruption")
     channel = fields.text("where it goes")
-    rule = fields.text("null: a test, the end of a watched job, or a removed rule", null=True)
-    alert_id = fields.integer("the alert that it tells", null=True)
+    rule = fields.text("null for a test, for the end of a job, and if the rule was removed", null=True)
+    alert_id = fields.integer("the alert that it is about", null=True)
     kind = fields.text("the kind", enum=list(DELIVERY_KINDS))
     state = fields.text("waiting, or how it ended", enum=list(DELIVERY_STATES))
-    subject = fields.text("null before the first try", null=True)
-    created_at = fields.time("when it was made")
-    not_before = fields.time("when it may be sent: quiet hours are over")
-    ended_at = fields.time("when it was sent, or given up", null=True)
-    tries = fields.integer("how often it was tried")
-    answer = fields.text("what the receiver said last", null=True)
+    subject = fields.text("null before the first attempt", null=True)
+    created_at = fields.time("when it was created")
+    not_before = fields.time("earliest time to send it, because of quiet hours")
+    ended_at = fields.time("when it was sent or given up", null=True)
+    tries = fields.integer("number of attempts")
+    answer = fields.text("last answer of the receiver", null=True)
 
 
 class WholeMessage(Message):
-    body = fields.text("the text; null before the first try", null=True)
-    detail = ma.Dict(required=True, metadata={"description": "what it tells, by kind"})
+    body = fields.text("the text; null before the first attempt", null=True)
+    detail = ma.Dict(required=True, metadata={"description": "the facts of the message, by kind"})
 
 
 class MessageQuery(Schema):
@@ -133,16 +135,16 @@ class MessagePage(fields.Answer):
 
 class Alert(fields.Answer):
     id = fields.integer("the id")
-    rule = fields.text("the rule that tells it")
-    channel = fields.text("where the rule sends")
-    event = fields.text("what happened first", enum=list(EVENTS))
-    key = fields.text("what is told together, such as group:…")
+    rule = fields.text("the rule that it belongs to")
+    channel = fields.text("channel of the rule")
+    event = fields.text("the first event", enum=list(EVENTS))
+    key = fields.text("what it is about, such as group:…")
     opened_at = fields.time("when it began")
     last_at = fields.time("when it happened last")
     count = fields.integer("how often it happened")
-    messages = fields.integer("messages so far")
-    next_at = fields.time("when the next message is due, if there is something new", null=True)
-    flapping = fields.boolean("it came and went too often, and is quiet now")
+    messages = fields.integer("messages sent so far")
+    next_at = fields.time("when the next message is due, if there is news", null=True)
+    flapping = fields.boolean("it failed and recovered too often, so no messages are sent until it is stable")
 
 
 class AlertQuery(Schema):
@@ -152,7 +154,7 @@ class AlertQuery(Schema):
 Rules = fields.listing("Rules", Rule, "by name")
 Alerts = fields.listing("Alerts", Alert, "newest first")
 
-routes = Noun("Notifications", "Rules choose what is told. Messages, what they said and open alerts.")
+routes = Noun("Notifications", "Rules choose which events send messages. Also the messages and the open alerts.")
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def list_rules() -> Any:
 
 @routes.on("POST", "/rules", {201: Rule}, scope="admin", repeatable=True, body=RuleRequest)
 def add_rule() -> Response:
-    """Add a rule. It tells of what happens from now on."""
+    """Add a rule. It applies to events from now on."""
     spec = rules.parse(request_body.raw())
     actions.add_rule(spec, actor())
     return request_body.answer(_rule(spec.name), 201)
@@ -191,7 +193,7 @@ def get_rule(name: str) -> Any:
 
 @routes.on("PUT", "/rules/<name>", {200: Rule}, scope="admin", body=RuleRequest)
 def replace_rule(name: str) -> Any:
-    """Replace a rule. If it is about something else now, its open alerts end without a message."""
+    """Replace a rule. If its events or conditions change, its open alerts end without a message."""
     data = request_body.raw()
     spec = rules.parse({"name": name, **data} if isinstance(data, dict) else data)
     actions.edit_rule(name, spec, actor())
@@ -200,21 +202,21 @@ def replace_rule(name: str) -> Any:
 
 @routes.on("DELETE", "/rules/<name>", {204: None}, scope="admin")
 def remove_rule(name: str) -> Response:
-    """Remove a rule. What it has not sent yet is dropped."""
+    """Remove a rule. Its waiting messages are dropped."""
     actions.remove_rule(name, actor())
     return Response(status=204)
 
 
 @routes.on("POST", "/rules/<name>/mute", {200: Rule}, scope="operate", body=MuteRequest)
 def mute_rule(name: str) -> Any:
-    """Send nothing of a rule until a time. The messages show as suppressed."""
+    """Mute a rule until a time. Its messages are suppressed."""
     actions.mute(name, clock.parse_iso(request_body.body(MuteRequest)["until"]), actor())
     return _rule(name)
 
 
 @routes.on("POST", "/rules/<name>/unmute", {200: Rule}, scope="operate")
 def unmute_rule(name: str) -> Any:
-    """Let a rule send again, from now on."""
+    """Unmute a rule. It applies to events from now on."""
     request_body.no_body()
     actions.unmute(name, actor())
     return _rule(name)
@@ -267,7 +269,7 @@ def send_again(delivery_id: int) -> Response:
 
 @routes.on("GET", "/alerts", {200: Alerts}, scope="read", query=AlertQuery)
 def list_alerts() -> Any:
-    """List open alerts: what rules told or add up, and has not recovered."""
+    """List open alerts: failures that a rule applies to and that have not recovered."""
     limit = request_body.query(AlertQuery)["limit"]
     with reading() as session:
         return {"alerts": [views.alert_json(view) for view in views.alerts_open(session, limit)]}
@@ -283,7 +285,7 @@ def watch_job(job_id: str, name: str) -> Response:
 
 @routes.on("DELETE", "/jobs/<job_id>/notify/<name>", {204: None}, scope="operate")
 def unwatch_job(job_id: str, name: str) -> Response:
-    """Send no message to the channel `name` when a job ends."""
+    """No longer send a message to the channel `name` when a job ends."""
     actions.unwatch(job_id, name, actor())
     return Response(status=204)
 

@@ -47,7 +47,7 @@ KINDS: Mapping[str, Kind] = {
     "not-found": Kind(404, "Not found", "The URL is wrong, or the resource was deleted."),
     "method": Kind(405, "Method not allowed", "The header Allow lists the allowed methods."),
     "not-acceptable": Kind(406, "Not acceptable", "The header Accept names no media type that this URL returns."),
-    "conflict": Kind(409, "Already changed", "The state does not allow this any more. Nothing was changed."),
+    "conflict": Kind(409, "Already changed", "The current state does not allow this. Nothing was changed."),
     "in-flight": Kind(409, "Request in progress", "Another request with this Idempotency-Key has not finished yet."),
     "confirm": Kind(409, "Confirmation required", "The change deletes something. Send `confirm` to do it anyway."),
     "too-large": Kind(413, "Request too large", "A request can have up to 1 MiB. Split it into several requests."),
@@ -71,7 +71,7 @@ class FieldError(fields.Answer):
 
 class ProblemSchema(fields.Answer):
     type = fields.text("URL on this server that explains the kind", format="uri-reference")
-    title = fields.text("the kind, for people")
+    title = fields.text("the kind, as a text")
     status = fields.integer("the HTTP status")
     detail = fields.text("what went wrong this time")
     errors = ma.List(ma.Nested(FieldError), metadata={"description": "the invalid fields"})

@@ -120,7 +120,7 @@ class RetryRules(fields.Answer):
 
 class PreviewLine(fields.Answer):
     ended = fields.text("how attempts ended, such as exit code 75")
-    then = fields.text("what followed", enum=["retried", "dead"])
+    then = fields.text("what happened next", enum=["retried", "dead"])
     now = fields.text("what the rules would have done", enum=["retried", "dead", "completed"])
     rule = fields.text("the rule that decides; null: none does", null=True)
     number = fields.integer("attempts")
@@ -129,8 +129,8 @@ class PreviewLine(fields.Answer):
 
 class RetryPreview(fields.Answer):
     failed = fields.integer("failed attempts that were looked at, up to 1,000")
-    changed = fields.integer("how many of them would have ended otherwise")
-    lines = fields.list_of(PreviewLine, "attempts that ended alike")
+    changed = fields.integer("how many of them would have had a different result")
+    lines = fields.list_of(PreviewLine, "attempts, grouped by failure and result")
 
 
 routes = Noun("Queues", "A queue is created by its first job.")
@@ -181,13 +181,13 @@ def remove_queue(name: str) -> Response:
 
 @routes.on("GET", "/queues/<name>/retry", {200: RetryRules}, scope="read")
 def get_retry_rules(name: str) -> Any:
-    """Get the retry rules of a queue. They hold for jobs that have none of their own."""
+    """Get the retry rules of a queue. They apply to jobs without their own rules."""
     return _retry_rules(name)
 
 
 @routes.on("PUT", "/queues/<name>/retry", {200: RetryRules}, scope="admin", body=RetryRulesRequest)
 def set_retry_rules(name: str) -> Any:
-    """Set the retry rules of a queue. They count from the next failure; null removes them."""
+    """Set the retry rules of a queue. They apply from the next failure; null removes them."""
     _check_name(name)
     queue_actions.set_retry_rules(name, _sent_rules(), actor())
     return _retry_rules(name)
@@ -195,7 +195,7 @@ def set_retry_rules(name: str) -> Any:
 
 @routes.on("POST", "/queues/<name>/retry/preview", {200: RetryPreview}, scope="read", body=RetryRulesRequest)
 def preview_retry_rules(name: str) -> Any:
-    """Get what retry rules would have done to the last 1,000 failed attempts of a queue. This changes nothing."""
+    """Preview what retry rules would have done with the last 1,000 failed attempts of a queue. This changes nothing."""
     _check_name(name)
     rules = _sent_rules()
     with reading() as session:

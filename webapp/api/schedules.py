@@ -48,26 +48,29 @@ class ScheduleRequest(Schema):
     every = _seconds("a fixed interval, instead of `cron`")
     anchor = fields.optional(ma.String, "intervals count from this time; default: now", format="date-time")
     tz = fields.optional(ma.String, "IANA time zone; default: UTC")
-    spread = _seconds("all fires are later by a fixed part of this, chosen by the name")
-    starts_at = fields.optional(ma.String, "no fire is before", format="date-time")
-    ends_at = fields.optional(ma.String, "no fire is after", format="date-time")
+    spread = _seconds("delays all fires by a fixed time up to this, derived from the name")
+    starts_at = fields.optional(ma.String, "no fires before this time", format="date-time")
+    ends_at = fields.optional(ma.String, "no fires after this time", format="date-time")
     overlap = fields.optional(
-        ma.String, "while a job of this schedule waits or runs; default: skip", enum=list(OVERLAPS)
+        ma.String, "what a fire does while a job of this schedule waits or runs; default: skip", enum=list(OVERLAPS)
     )
-    catch_up = fields.optional(ma.String, "missed fires that run; default: last", enum=list(CATCH_UPS))
-    catch_up_window = _seconds("no fire runs that is later than this")
+    catch_up = fields.optional(ma.String, "which missed fires run; default: last", enum=list(CATCH_UPS))
+    catch_up_window = _seconds("fires that are later than this do not run")
     catch_up_max = fields.optional(
-        ma.Integer, "with catch_up=all: so many of the latest; default: 10", minimum=1, maximum=spec.MAX_CATCH_UP
+        ma.Integer,
+        "with catch_up=all: run at most this many, the newest ones; default: 10",
+        minimum=1,
+        maximum=spec.MAX_CATCH_UP,
     )
-    not_later_than = fields.optional(ma.String, "no late fire runs after this time of day, such as 06:00")
-    late_after = _seconds("report a job that has not started by then; default: 300")
+    not_later_than = fields.optional(ma.String, "late fires do not run after this time of day, such as 06:00")
+    late_after = _seconds("report a job that has not started after this time; default: 300")
     failing_after = fields.optional(
-        ma.Integer, "report so many failed runs in a row; default: 1; 0: never", minimum=0, maximum=1000
+        ma.Integer, "report after this many failed runs in a row; default: 1; 0: never", minimum=0, maximum=1000
     )
     enabled = fields.optional(ma.Boolean, "false: paused; default: true")
     note = fields.optional(ma.String, "a note", maxLength=spec.MAX_NOTE)
     owner = fields.optional(ma.String, "who is responsible", maxLength=spec.MAX_NOTE)
-    job = ma.Nested(ScheduledJob, required=True, metadata={"description": "what each fire enqueues"})
+    job = ma.Nested(ScheduledJob, required=True, metadata={"description": "the job that each fire submits"})
 
 
 class Schedule(fields.Answer):
@@ -77,10 +80,10 @@ class Schedule(fields.Answer):
     anchor = ma.String(allow_none=True, metadata={"description": "intervals count from this time"})
     tz = ma.String(metadata={"description": "the time zone"})
     spread = ma.Integer(metadata={"description": "seconds"})
-    starts_at = ma.String(allow_none=True, metadata={"description": "no fire is before"})
-    ends_at = ma.String(allow_none=True, metadata={"description": "no fire is after"})
-    overlap = ma.String(metadata={"description": "while a job of this schedule waits or runs"})
-    catch_up = ma.String(metadata={"description": "missed fires that run"})
+    starts_at = ma.String(allow_none=True, metadata={"description": "no fires before this time"})
+    ends_at = ma.String(allow_none=True, metadata={"description": "no fires after this time"})
+    overlap = ma.String(metadata={"description": "what a fire does while a job of this schedule waits or runs"})
+    catch_up = ma.String(metadata={"description": "which missed fires run"})
     catch_up_window = ma.Integer(allow_none=True, metadata={"description": "seconds"})
     catch_up_max = ma.Integer(metadata={"description": "with catch_up=all"})
     not_later_than = ma.String(allow_none=True, metadata={"description": "a time of day"})
@@ -88,16 +91,16 @@ class Schedule(fields.Answer):
     failing_after = ma.Integer(metadata={"description": "failed runs in a row"})
     note = ma.String(metadata={"description": "a note"})
     owner = ma.String(metadata={"description": "who is responsible"})
-    job = ma.Dict(metadata={"description": "what each fire enqueues; values in env are null for the scope read"})
+    job = ma.Dict(metadata={"description": "the job that each fire submits; values in env are null for the scope read"})
     enabled = fields.boolean("false: paused")
     paused_until = fields.time("when a pause ends by itself", null=True)
-    next_fire_at = fields.time("the first fire that is not decided yet", null=True)
-    last_fire_at = fields.time("the last fire that made a job", null=True)
+    next_fire_at = fields.time("the next fire", null=True)
+    last_fire_at = fields.time("the last fire that submitted a job", null=True)
     waiting_since = fields.time("the fire that waits until the running job has ended", null=True)
     late_since = fields.time("since when its job has not started in time", null=True)
     long_since = fields.time("since when its job runs longer than usual", null=True)
     failing_since = fields.time("since when its last runs failed", null=True)
-    broken = fields.text("why it does nothing; null: it works", null=True)
+    broken = fields.text("why it is broken; null: it works", null=True)
     created_at = fields.time("when it was added")
     created_by = fields.text("who added it")
     changed_at = fields.time("when it was last changed")
@@ -109,7 +112,7 @@ class Fire(fields.Answer):
     decided_at = fields.time("when it was decided")
     outcome = fields.text("what happened", enum=list(FIRE_OUTCOMES))
     reason = fields.text("why", null=True)
-    job_id = fields.text("the job that it made", null=True)
+    job_id = fields.text("the job that it submitted", null=True)
 
 
 class ScheduleQuery(Schema):
@@ -162,7 +165,7 @@ class Ran(fields.Answer):
     job_id = fields.text("the new job")
 
 
-routes = Noun("Schedules", "A schedule enqueues a job at set times. Each fire has a line in its ledger.")
+routes = Noun("Schedules", "A schedule submits a job at set times. Each fire has an entry in its ledger.")
 
 
 @routes.on("GET", "/schedules", {200: SchedulePage}, scope="read", query=ScheduleQuery, headers=pagination.LINKS)

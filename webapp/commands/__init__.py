@@ -29,7 +29,7 @@ COMMANDS = {
     "run": ("run:run", "Submit a job, print its output, and end with its exit code."),
     "wait": ("run:wait", "Wait until jobs have completed."),
     "status": ("status:status", "Show job counts, workers and waiting jobs."),
-    "commands": ("status:commands", "Show what ran, by pattern, with failures and durations."),
+    "commands": ("status:commands", "Show runs by command pattern, with failures and durations."),
     "list": ("jobs:list_jobs", "List jobs."),
     "show": ("jobs:show", "Show a job with its attempts and timeline."),
     "logs": ("jobs:logs", "Print the output of a job."),
@@ -42,8 +42,8 @@ COMMANDS = {
     "activity": ("jobs:activity", "List, undo and stop bulk actions."),
     "worker": ("worker:worker", "Start, list, drain, scale and stop workers."),
     "schedule": ("schedules.schedule:schedule", "Run jobs at set times."),
-    "rule": ("notifications.rule:rule", "Choose what is told, and to which channel."),
-    "channel": ("notifications.channel:channel", "Set where messages go: mail, webhooks, chats."),
+    "rule": ("notifications.rule:rule", "Choose which events send messages, and to which channel."),
+    "channel": ("notifications.channel:channel", "Manage where messages go: mail, webhooks, chats."),
     "notification": ("notifications.notification:notification", "List messages and open alerts."),
     "queue": ("queue:queue", "List, pause and resume queues."),
     "limits": ("limits:limits", "Limit how many jobs run at a time."),
@@ -54,7 +54,7 @@ COMMANDS = {
     "web": ("serve:web", "Start the console without workers."),
     "db": ("admin:db", "Upgrade, check, back up, restore and move the database."),
     "doctor": ("admin:doctor", "Check this machine and this installation."),
-    "metrics": ("metrics:metrics", "Print figures for Prometheus."),
+    "metrics": ("metrics:metrics", "Print metrics for Prometheus."),
     "bench": ("development.bench:bench", "Run benchmarks."),
     "test": ("development.test:test", "Run lint, type checks and tests."),
 }
@@ -149,7 +149,7 @@ def _discard_output() -> None:
 
 
 def message_of(error: Exception) -> Optional[str]:
-    """Return the message for a person, or None for a defect, which keeps its traceback."""
+    """Return the message for the user, or None for a defect, which keeps its traceback."""
     if isinstance(error, click.ClickException):
         return error.format_message()
     kind = type(error)

@@ -156,10 +156,10 @@ Examples:
 @click.option("--undo", is_flag=True, help="Undo the move. Refused if the queue has changed at the new address.")
 @click.option("--force", is_flag=True, help="With --undo: discard changes made there, even if it cannot be reached.")
 def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, undo: bool, force: bool) -> int:
-    """Move the whole queue to the database at URL, SQLite or PostgreSQL. The way back is the same.
+    """Move the whole queue to the database at URL, SQLite or PostgreSQL. It works in both directions.
 
     Running jobs finish and workers exit. Then the queue accepts no changes until the copy is complete and verified.
-    The old database stays as it is, and refuses later writes with the new address. If the move is interrupted, run it
+    The old database is kept, and refuses later writes with the new address. If the move is interrupted, run it
     again to continue.
     """
     from webapp.admin import move as mover

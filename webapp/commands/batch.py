@@ -100,7 +100,9 @@ def _fields(found: Batch, progress: Progress) -> list[tuple[str, Any]]:
 
 @batch.command(epilog="Example: manage.py batch create nightly-7 --on-done mail.json")
 @click.argument("name")
-@click.option("--on-done", metavar="FILE", help="Enqueue the job in this JSON file when all jobs of the batch ended.")
+@click.option(
+    "--on-done", metavar="FILE", help="Enqueue the job in this JSON file when all jobs of the batch have ended."
+)
 @click.option("--on-death", metavar="FILE", help="Enqueue the job in this JSON file when the first of them is dead.")
 def create(name: str, on_done: Optional[str], on_death: Optional[str]) -> None:
     """Create the open batch NAME, or set the callbacks of an open one."""
@@ -115,12 +117,12 @@ def create(name: str, on_done: Optional[str], on_death: Optional[str]) -> None:
 @batch.command(epilog="Example: manage.py batch close nightly-7")
 @click.argument("name")
 def close(name: str) -> int:
-    """Let no more jobs join the batch NAME. Its callbacks follow when all its jobs have ended."""
+    """Close the batch NAME: no more jobs can join. Its callbacks run when all its jobs have ended."""
     from webapp.jobs.flow import batches
 
     with core():
         closed = batches.close(name, actor())
-    click.echo(f"{name}: {'closed' if closed else 'was closed already'}")
+    click.echo(f"{name}: {'closed' if closed else 'already closed'}")
     return ExitCode.DONE if closed else ExitCode.REFUSED
 
 
@@ -138,7 +140,7 @@ def wait(name: str, timeout: Optional[float]) -> int:
 @batch.command(epilog="Example: manage.py batch retry nightly-7")
 @click.argument("name")
 def retry(name: str) -> None:
-    """Requeue all dead jobs of the batch. If it had ended, its callbacks follow again."""
+    """Requeue all dead jobs of the batch. If it had ended, its callbacks run again."""
     _apply("requeue", name, "dead", "requeued")
 
 

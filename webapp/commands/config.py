@@ -14,7 +14,9 @@ from webapp.core.settings import define
 if TYPE_CHECKING:
     from webapp.jobs.settings import Value
 
-queue_option = click.option("--queue", metavar="NAME", help="Only for this queue, such as with keep_completed.")
+queue_option = click.option(
+    "--queue", metavar="NAME", help="The value for this queue. Only for settings such as keep_completed."
+)
 
 
 def _key(key: str, queue: Optional[str]) -> str:
@@ -71,7 +73,7 @@ def get(key: str, queue: Optional[str], as_json: bool) -> None:
         click.echo(value.value)
 
 
-yes_option = click.option("--yes", is_flag=True, help="Do not ask, also if this deletes something.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation, even if this deletes something.")
 
 
 def _save(save: Callable[..., Value], confirmed: bool) -> Optional[Value]:

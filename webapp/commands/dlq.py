@@ -76,7 +76,7 @@ def list_groups(largest: bool, limit: Optional[int], as_json: bool) -> None:
 @dlq.command(epilog="Example: manage.py dlq note KEY 'The shop is down until noon.' --owner ana")
 @click.argument("key")
 @click.argument("text", required=False)
-@click.option("--owner", metavar="NAME", help="Set the owner; '' for none.")
+@click.option("--owner", metavar="NAME", help="Set the owner; '' removes it.")
 @click.option("--acknowledge/--reopen", "acknowledged", default=None, help="Acknowledge the group, or reopen it.")
 def note(key: str, text: Optional[str], owner: Optional[str], acknowledged: Optional[bool]) -> None:
     """Set the note, owner or status of the dead letter group KEY.

@@ -37,8 +37,8 @@ Examples:
 def edit(job_id: str, command: Optional[str], defaults: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Change the dead, cancelled or failed job ID and retry it, with retries reset.
 
-    The job keeps its ID, attempts and history. What you do not name stays as it is; --env sets single variables, and
-    --default env removes the others. --requires, --limit and --retry replace all of theirs.
+    The job keeps its ID, attempts and history. Fields that you do not name are unchanged. --env sets single variables,
+    and --default env removes all others. --requires, --limit and --retry replace all previous values.
     """
     from webapp.db.engines import reading
     from webapp.jobs import editing

@@ -62,10 +62,14 @@ Keys of a job: id command queue requires priority delay run_at max_retries timeo
 @click.option("--here", is_flag=True, help="Run in the current folder. In JSON: each job without a cwd.")
 @click.option("--batch", "name", metavar="NAME", help="Put the jobs into this batch.")
 @click.option("--open", "is_open", is_flag=True, help="Leave a new batch open for more jobs, until `batch close`.")
-@click.option("--on-done", metavar="FILE", help="Enqueue the job in this JSON file when all jobs of the batch ended.")
+@click.option(
+    "--on-done", metavar="FILE", help="Enqueue the job in this JSON file when all jobs of the batch have ended."
+)
 @click.option("--on-death", metavar="FILE", help="Enqueue the job in this JSON file when the first of them is dead.")
-@click.option("--wait", is_flag=True, help="Wait for the end: 0 if all jobs completed, 1 at the first that did not.")
-@click.option("--exists-ok", is_flag=True, help="If a job has this ID already, leave it as it is and print the ID.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until all jobs have completed. Ends with 1 as soon as one is dead or cancelled."
+)
+@click.option("--exists-ok", is_flag=True, help="If a job with this ID exists, leave it unchanged and print the ID.")
 def enqueue(
     job: tuple[str, ...],
     path: Optional[str],
@@ -114,7 +118,7 @@ def enqueue(
 def _store(
     specs: Sequence[JobSpec], exists_ok: bool, batch: Optional[Batch], stored: Optional[Tick] = None
 ) -> tuple[list[str], dict[str, str]]:
-    """Store jobs; return all ids, and the states of the jobs that were there already."""
+    """Store jobs; return all ids, and the states of jobs that already existed."""
     from webapp.core import trace_context
     from webapp.core.enqueue import enqueue as store
 
@@ -136,7 +140,7 @@ def _store(
     if found:
         one = next(iter(found))
         more = f" and {plural(len(found) - 1, 'other job')}" if len(found) > 1 else ""
-        say(f"Already there: {one} ({found[one]}){more}. Left unchanged.")
+        say(f"Already exists: {one} ({found[one]}){more}. Left unchanged.")
     tell_holders(held)
     return ids, {**found, **{ids[place]: holder.state for place, holder in held.items()}}
 
@@ -190,7 +194,7 @@ def _folder(path: str, option: str) -> str:
     try:
         return job_spec.read_folder(as_utf8(os.path.abspath(os.path.expanduser(path))))
     except FileNotFoundError:
-        raise click.BadParameter("the current folder does not exist any more.", param_hint=option) from None
+        raise click.BadParameter("the current folder no longer exists.", param_hint=option) from None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from None
 

@@ -41,8 +41,8 @@ action_argument = click.argument("action_id", metavar="ID", type=click.IntRange(
 def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: Optional[int], as_json: bool) -> None:
     """List jobs, newest first.
 
-    With --state the order fits the state: pending jobs next first, scheduled and failed jobs by time, running jobs
-    longest first. --search takes the same terms as the console, such as 'state:dead -queue:mail exit:127 since:2h
+    With --state, the order depends on the state: pending jobs next first, scheduled and failed jobs by time, running
+    jobs longest first. --search takes the same terms as the console, such as 'state:dead -queue:mail exit:127 since:2h
     "a phrase"'. All terms must match. Days are in this machine's time zone.
     """
     from webapp.jobs import search
@@ -164,16 +164,18 @@ def logs(job_id: str, follow: bool, number: Optional[int], as_command: bool) -> 
 @click.command(epilog="Example: manage.py cancel job1 job2")
 @ids_argument
 @json_option
-@click.option("--below", is_flag=True, help="Cancel the blocked jobs that follow these, directly or not, instead.")
+@click.option(
+    "--below", is_flag=True, help="Cancel the blocked jobs that depend on these, directly or indirectly, instead."
+)
 def cancel(job_ids: tuple[str, ...], below: bool, as_json: bool) -> int:
-    """Cancel jobs. Running commands are asked to stop, then killed."""
+    """Cancel jobs. Running commands get TERM, and are killed if they do not stop."""
     from webapp.jobs import actions
 
     with core():
         if below:
             job_ids = _below(job_ids)
             if not job_ids:
-                say("No blocked job follows. Nothing changed.")
+                say("No blocked jobs depend on them. Nothing changed.")
                 return ExitCode.REFUSED
         result = actions.apply("cancel", job_ids, actor())
     refused = result.outcome.refused
@@ -185,7 +187,7 @@ def cancel(job_ids: tuple[str, ...], below: bool, as_json: bool) -> int:
 
 
 def _below(job_ids: tuple[str, ...]) -> tuple[str, ...]:
-    """The blocked jobs that follow these jobs, the last of a chain first."""
+    """The blocked jobs that depend on these jobs, the last of a chain first."""
     from webapp.db.engines import reading
     from webapp.jobs.flow import chains
 

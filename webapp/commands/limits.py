@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _BOUNDS = (
     click.option("--max", "most", metavar="N", help="Jobs that may run at a time (default: any number)."),
-    click.option("--rate", metavar="RATE", help="Jobs that may start in a window: 10/min, 100/h or 5/30s."),
-    click.option("--note", metavar="TEXT", help="Why it exists."),
+    click.option("--rate", metavar="RATE", help="Jobs that may start within a period: 10/min, 100/h or 5/30s."),
+    click.option("--note", metavar="TEXT", help="What the limit is for."),
 )
 
 
@@ -29,10 +29,10 @@ def bounded(command: Any) -> Any:
 
 @click.group(epilog="Example: manage.py limits set db --max 2")
 def limits() -> None:
-    """Limit how many jobs with a key run at a time, or start in a window.
+    """Limit how many jobs with a key run at a time, or start within a period.
 
-    Jobs name keys: `enqueue --limit customer-7`, or `--limit warehouse:exclusive` for a job that runs beside no other
-    job of the key.
+    Jobs name keys: `enqueue --limit customer-7`, or `--limit warehouse:exclusive` for a job that no other job of
+    the key may run beside.
     """
 
 
@@ -51,7 +51,7 @@ Examples:
 def set_(key: str, most: Optional[str], rate: Optional[str], note: Optional[str], as_json: bool) -> None:
     """Set the limit of KEY. It replaces what was set before.
 
-    A KEY that ends with * is a pattern: its limit holds for each key by itself. Running jobs continue.
+    A KEY that ends with * is a pattern: its limit applies to each key separately. Running jobs continue.
     """
     store(key, most, rate, note, as_json)
 
@@ -96,7 +96,9 @@ def _holders(view: LimitView) -> str:
 
 @limits.command("rm", epilog="Example: manage.py limits rm db")
 @click.argument("key")
-@click.option("--force", is_flag=True, help="Also while jobs name it. They go on without a limit on that key.")
+@click.option(
+    "--force", is_flag=True, help="Remove it even if jobs name it. They continue without a limit on that key."
+)
 def remove(key: str, force: bool) -> None:
     """Remove the limit of KEY."""
     drop(key, force=force)
@@ -110,4 +112,4 @@ def drop(key: str, *, force: bool) -> None:
         with core():
             operations.remove_limit(key, actor(), force=force)
     except operations.LimitInUse as error:
-        raise Failure(ExitCode.REFUSED, f"{error} Use --force to remove it all the same.") from None
+        raise Failure(ExitCode.REFUSED, f"{error} Use --force to remove it anyway.") from None

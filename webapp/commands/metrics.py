@@ -1,4 +1,4 @@
-"""`metrics`: the figures of the queue for Prometheus."""
+"""`metrics`: the metrics of the queue for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from webapp.commands.shared.core import core
 
 @click.command(epilog="Example: manage.py metrics > /var/lib/prometheus/node-exporter/queuectl.prom.new")
 def metrics() -> None:
-    """Print the figures of the queue in the format of Prometheus, such as for node_exporter's textfile collector.
+    """Print the metrics of the queue for Prometheus, such as for node_exporter's textfile collector.
 
-    The console serves the same at /metrics, with its numbers of requests.
+    The console serves the same at /metrics, and its request counts as well.
     """
     with core():
         from webapp.insight import job_counts

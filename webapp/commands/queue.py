@@ -137,7 +137,7 @@ Examples:
 @click.option("--off", is_flag=True, help="Remove the limit.")
 @json_option
 def limit(name: str, off: bool, as_json: bool, **bounds: Optional[str]) -> None:
-    """Set the limit of the queue NAME, which all its jobs obey. A NAME that ends with * limits each queue by itself."""
+    """Set the limit of the queue NAME, for all its jobs. A NAME that ends with * limits each queue separately."""
     if not off:
         limits.store(OF_QUEUE + name, as_json=as_json, **bounds)
         return
@@ -157,14 +157,16 @@ Examples:
 @click.argument("name")
 @click.argument("rules", metavar="[RULE]...", nargs=-1)
 @click.option("--clear", is_flag=True, help="Remove all rules.")
-@click.option("--dry-run", is_flag=True, help="Show what the rules would have done to the last failed attempts.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what the rules would have done with the last failed attempts; save nothing."
+)
 @json_option
 def retry(name: str, rules: tuple[str, ...], clear: bool, dry_run: bool, as_json: bool) -> None:
-    """Show or set the retry rules of the queue NAME, for jobs that have none of their own.
+    """Show or set the retry rules of the queue NAME. They apply to jobs without their own rules.
 
-    A RULE is 'exit CODES: ACTION', 'signal NAMES: ACTION', 'output PATTERN: ACTION' or 'any: ACTION'. The first that
-    matches counts. ACTION is retry, wait (for the time that the command reports), bury (no retry) or success. 'backoff
-    exponential|linear|fixed BASE [cap TIME] [jitter PART]' sets the wait. One RULE may be a JSON object instead.
+    A RULE is 'exit CODES: ACTION', 'signal NAMES: ACTION', 'output PATTERN: ACTION' or 'any: ACTION'. The first
+    matching rule applies. ACTION is retry, wait (for the time that the command reports), bury (no retry) or success.
+    'backoff exponential|linear|fixed BASE [cap TIME] [jitter PART]' sets the wait. A single RULE can be a JSON object.
     """
     from webapp.db.engines import reading
     from webapp.insight import retry_preview
@@ -190,7 +192,7 @@ def retry(name: str, rules: tuple[str, ...], clear: bool, dry_run: bool, as_json
     elif now.lines:
         click.echo("\n".join(now.lines))
     else:
-        say("No retry rules: the settings decide.")
+        say("No retry rules: the settings apply.")
     return None
 
 
@@ -206,6 +208,8 @@ def _print_preview(found: Preview, as_json: bool) -> None:
         Column("RULE", lambda line: line.rule, flexible=True),
         Column("EXAMPLE", lambda line: line.example),
     ]
-    present(found.lines, columns, False, vars, "No failed attempts to try the rules on.")
+    present(found.lines, columns, False, vars, "No failed attempts to preview the rules on.")
     if found.failed:
-        say(f"{found.changed:,} of the last {plural(found.failed, 'failed attempt')} would have ended otherwise.")
+        say(
+            f"{found.changed:,} of the last {plural(found.failed, 'failed attempt')} would have had a different result."
+        )

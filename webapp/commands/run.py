@@ -80,7 +80,7 @@ def follow_to_end(job_id: str) -> int:
             return exit_code(job_id, follower.run())
         except KeyboardInterrupt:
             if not _wants_cancel(job_id):
-                say(f"Detached. The job goes on: manage.py logs -f {job_id}")
+                say(f"Detached. The job continues: manage.py logs -f {job_id}")
                 return ExitCode.INTERRUPTED
         _cancel(job_id)
 

@@ -67,7 +67,7 @@ label_option = click.option(
 
 def queue_options(command: Command) -> Command:
     """Add --queue and --strict. `queues_of` reads them."""
-    strict = "Look at the queues in the given order: a job starts only if those before have none that may start."
+    strict = "Take jobs in the order of the queues: a job starts only if the queues before have none that may start."
     command = click.option("--strict", is_flag=True, help=strict)(command)
     help_ = "Run only jobs of this queue. Can be repeated; then NAME:3 gives it three times the slots of NAME:1."
     return click.option("--queue", "queues", metavar="NAME", multiple=True, help=help_)(command)
@@ -185,7 +185,7 @@ def up(
 @click.command(epilog="Example: manage.py web --port 8080")
 @address_options
 @count_option("--workers", 1, 64, "Number of web processes.")
-@click.option("--descriptor", type=int, hidden=True, help="A socket that already listens.")
+@click.option("--descriptor", type=int, hidden=True, help="A socket that is already listening.")
 @click.option("--report-to", type=int, hidden=True, help="A pipe to the supervisor, which informs the service manager.")
 @log_option
 @parent_option
@@ -234,7 +234,7 @@ def _setup_link(address: str) -> str:
 
 
 def _others() -> str:
-    """Name what already serves this queue, for a person who may have started it twice. Needs an application context."""
+    """Name what already serves this queue, in case it was started twice. Needs an application context."""
     import psutil
 
     from webapp.db.engines import reading

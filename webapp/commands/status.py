@@ -106,7 +106,7 @@ def _latency(hour: dict[str, Any]) -> Optional[str]:
               help="The last hour, day or week, in full hours.")  # fmt: skip
 @json_option
 def commands(over: str, as_json: bool) -> None:
-    """Show the commands that ran, by pattern, with failures and durations. The console shows each on a page."""
+    """Show runs by command pattern, with failures and durations. The console has a page for each."""
     from webapp.insight import commands as insight
     from webapp.insight.windows import RANGES
     from webapp.web import serializers

@@ -35,7 +35,7 @@ Examples:
 @click.option(
     "--drain",
     is_flag=True,
-    help="Exit when no job that they can run is pending, running or retrying. A blocked job is not waited for if its "
+    help="Exit when no job that they can run is pending, running or retrying. They do not wait for blocked jobs whose "
     "parents run elsewhere.",
 )
 @serve.log_option

@@ -71,7 +71,7 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
 
 def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
     texts = {
-        "cancel": "Its command is running. It is asked to stop, then killed. The job is not retried.",
+        "cancel": "Its command is running. It gets TERM, and is killed if it does not stop. The job is not retried.",
         "discard": "The job, its attempts and output are deleted. This cannot be undone.",
     }
     return htmx.ask(
@@ -144,7 +144,7 @@ def _report(verb: Verb, result: actions.Result) -> ResponseReturnValue:
         why = _held(result) or "already changed, or in another state"
         return htmx.refused(f"Nothing changed. {skipped} skipped: {why}.")
     else:
-        return htmx.refused("No job matches any more. Nothing changed.")
+        return htmx.refused("No jobs match any more. Nothing changed.")
     return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
 
 
@@ -231,7 +231,7 @@ def canary(group: str) -> ResponseReturnValue:
         return _ask_for_canary(wanted)
     rule = request.form.get("after", "1")
     if rule not in canaries.PASS_RULES:
-        abort(400, f"after: {rule[:64]!r} is no pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
+        abort(400, f"after: {rule[:64]!r} is not a pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
     try:
         act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
     except lifecycle.KeyHeld as error:
@@ -249,7 +249,7 @@ def _ask_for_canary(wanted: JobFilter) -> ResponseReturnValue:
         asked = request.form.get("id", "")  # on a job's page: this job
         job = session.scalar(newest.where(Job.id == asked) if asked else newest)
     if job is None:
-        what = f"{asked[:128]} is no dead letter any more." if asked else "This group is empty."
+        what = f"{asked[:128]} is not a dead letter any more." if asked else "This group is empty."
         return htmx.refused(f"{what} Nothing changed.")
     sizes = {rule: canaries.size(rule, number.number) for rule in canaries.PASS_RULES}
     if number.capped:
@@ -266,7 +266,7 @@ def _ask_for_canary(wanted: JobFilter) -> ResponseReturnValue:
         "If it fails for good, is cancelled or discarded, nothing else is requeued."
     )
     if len(choices) > 1:
-        text += " With more than one job, the newest ones are tried, and all of them must succeed."
+        text += " If you choose more than one job, the newest ones run first, and all of them must succeed."
     return htmx.ask(
         "Retry one first?",
         text,
@@ -349,7 +349,7 @@ def undo(act_id: int) -> ResponseReturnValue:
     with reading() as session:
         left = actions.find(session, act_id).moved - result.moved
     held = _held(result)
-    why = f"left as it is: {held}" if held else "already claimed or changed"
+    why = f"not changed: {held}" if held else "already claimed or changed"
     rest = f" {plural(left, 'job')} {why}." if left > 0 else ""
     return htmx.done(f"Restored {plural(result.moved, 'job')}.{rest}", back=back)
 

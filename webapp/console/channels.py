@@ -134,7 +134,7 @@ def drop_backlog(name: str) -> ResponseReturnValue:
     if "confirmed" not in request.form:
         with reading() as session:
             waiting = views.channel(session, name).waiting
-        text = f"{plural(waiting, 'message')} will not be sent. The history keeps {'it' if waiting == 1 else 'them'}."
+        text = f"{plural(waiting, 'message')} will not be sent. The history shows them as dropped."
         back = came_from(_back(name))
         return htmx.ask(f"Drop the backlog of {name}?", text, "Drop backlog", back=back, danger=True)
     dropped = actions.drop_backlog(name, actor())
@@ -161,7 +161,7 @@ def rotate(name: str) -> ResponseReturnValue:
         secret = actions.rotate_secret(name, actor())
     except actions.Conflict as error:
         return htmx.refused(capitalize(str(error)))
-    message = "For a day, messages have signatures of both secrets."
+    message = "For a day, messages are signed with both secrets."
     return htmx.form_page("channel/secret.html", name=name, secret=secret, message=message, rotated=True)
 
 
@@ -170,7 +170,7 @@ def rotate(name: str) -> ResponseReturnValue:
 def remove(name: str) -> ResponseReturnValue:
     """Remove a channel with its history, after confirmation. 409 while rules or schedules use it."""
     if "confirmed" not in request.form:
-        text = "Its messages are deleted, those that wait as well. This cannot be undone."
+        text = "Its history is deleted, and waiting messages are not sent. This cannot be undone."
         return htmx.ask(f"Remove channel {name}?", text, "Remove channel", back=came_from(_back(name)), danger=True)
     try:
         actions.remove_channel(name, actor())

@@ -111,7 +111,7 @@ def _to_go(session: Session, job: Job) -> Optional[dict[str, Any]]:
 
 
 def _notifications(session: Session, job: Job) -> dict[str, Any]:
-    """Which channels hear of its end, which else could, and the newest messages about it."""
+    """The channels that get a message when it ends, other channels, and the newest messages about it."""
     watching = [] if job.state in TERMINAL else views.watches(session, job.seq)
     names = [] if job.state in TERMINAL else views.channel_names(session)
     messages = views.deliveries(session, job=job, limit=SHOWN_MESSAGES)
@@ -299,7 +299,7 @@ def watch(job_id: str) -> ResponseReturnValue:
     except notify.Conflict as error:
         return htmx.refused(capitalize(str(error)))
     if not changed:
-        return htmx.refused(f"{channel} hears of it already. Nothing changed.")
+        return htmx.refused(f"{channel} is already notified when it ends. Nothing changed.")
     return htmx.done(f"{channel} gets a message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
 
 
@@ -308,8 +308,8 @@ def watch(job_id: str) -> ResponseReturnValue:
 def unwatch(job_id: str) -> ResponseReturnValue:
     channel = request.form.get("unwatch", "")
     if not notify.unwatch(job_id, channel, actor()):
-        return htmx.refused(f"{channel} does not hear of it. Nothing changed.")
-    return htmx.done(f"{channel} gets no message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
+        return htmx.refused(f"{channel} is not notified of this job. Nothing changed.")
+    return htmx.done(f"{channel} no longer gets a message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
 
 
 # --- more output -----------------------------------------------------------------------------------------------------

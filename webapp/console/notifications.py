@@ -114,7 +114,7 @@ def send_again(delivery_id: int) -> ResponseReturnValue:
         new = actions.send_again(delivery_id, actor())
     except actions.Conflict as error:
         return htmx.refused(capitalize(str(error)))
-    return htmx.done("The message is sent again.", back=url_for("notifications.show", delivery_id=new), leave=True)
+    return htmx.done("The message will be sent again.", back=url_for("notifications.show", delivery_id=new), leave=True)
 
 
 # --- the first rule --------------------------------------------------------------------------------------------------
@@ -137,10 +137,10 @@ def begin() -> ResponseReturnValue:
     if form.channel is not None and form.rule is not None:
         try:
             secret = actions.add_channel_and_rule(form.channel, form.rule, actor())
-        except SpecError as error:  # another administrator added one of this name meanwhile
+        except SpecError as error:  # another admin has added one with this name
             form.errors["kind"] = capitalize(str(error))
         else:
-            return added(form.channel.name, secret, f"Rule {form.rule.name} added. It tells what happens from now on.")
+            return added(form.channel.name, secret, f"Rule {form.rule.name} added. It applies to events from now on.")
     with reading() as session:
         return _start(session, form), 422
 

@@ -1,4 +1,4 @@
-"""Users, for admins: the list, adding a user, one user's role, password and sessions. And everybody's own account.
+"""Users, for admins: the list, adding a user, one user's role, password and sessions. Also each user's own account.
 
 `webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a
 recently confirmed password, also to show their form. The theme, refresh and keys of a browser are cookies, so that they

@@ -74,7 +74,7 @@ def add() -> ResponseReturnValue:
         except SpecError as error:
             form.errors.update({one.field: capitalize(one.message) for one in error.errors})
         else:
-            message = f"Rule {form.spec.name} added. It tells what happens from now on."
+            message = f"Rule {form.spec.name} added. It applies to events from now on."
             return htmx.done(message, back=url_for("rules.show", name=form.spec.name), leave=True)
     with reading() as session:
         return _form(session, form), 422 if form.errors else 200
@@ -134,7 +134,7 @@ def _form(session: Session, form: RuleForm, name: str = "") -> str:
 
 
 def _preview(session: Session, form: RuleForm) -> dict[str, Any]:
-    """Values for the preview. `previewed` is None while what the rule tells is not valid."""
+    """Values for the preview. `previewed` is None while the events or conditions are not valid."""
     spec = form.for_preview()
     found: Optional[list[Message]] = None if spec is None else preview.preview(session, spec, days=PREVIEW_DAYS)
     return {
@@ -166,7 +166,7 @@ def mute(name: str) -> ResponseReturnValue:
 def unmute(name: str) -> ResponseReturnValue:
     if not actions.unmute(name, actor()):
         return htmx.refused(f"Rule {name} is not muted. Nothing changed.")
-    return htmx.done(f"Rule {name} sends again, from now on.", back=_back(name))
+    return htmx.done(f"Rule {name} unmuted. It applies to events from now on.", back=_back(name))
 
 
 @pages.post("/rule/<name>/remove")

@@ -107,7 +107,7 @@ def show(name: str) -> ResponseReturnValue:
 
 
 def _upcoming(spec: Optional[ScheduleSpec], now: int, number: int) -> Optional[dict[str, Any]]:
-    """The next fires, their time in the schedule's zone, and what changes of the clock do to them."""
+    """The next fires, their time in the schedule's zone, and how clock changes affect them."""
     if spec is None:
         return None
     zone = timing.zone_of(spec.timing.tz)
@@ -316,7 +316,7 @@ def resume(name: str) -> ResponseReturnValue:
         return htmx.refused(f"Schedule {name} is not paused. Nothing changed.")
     with reading() as session:
         not_run = views.not_run(session, views.find(session, name))
-    left = f" {not_run.words}; its page can run them." if not_run is not None else ""
+    left = f" {not_run.words}. To run them, open its page." if not_run is not None else ""
     return htmx.done(f"Schedule {name} resumed. It fires from now on.{left}", back=_back(name))
 
 

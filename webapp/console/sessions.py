@@ -205,7 +205,7 @@ def set_up(token: str) -> ResponseReturnValue:
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     errors = {field: capitalize(text) for field, text in users.problems(name, password).items()}
     if password != request.form.get("again", ""):
-        errors["again"] = "The two passwords differ."
+        errors["again"] = "The passwords do not match."
     made = False
     if not errors:
         try:

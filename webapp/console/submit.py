@@ -91,7 +91,7 @@ def _sent() -> SubmitForm:
 
 
 def _told(held: dict[int, Holder]) -> list[str]:
-    """What a person must know of jobs that were not stored."""
+    """A message about jobs that were not stored."""
     if not held:
         return []
     first = held[min(held)]
@@ -106,7 +106,7 @@ def _leave(ids: list[str], batch: Optional[str], warned: list[str], *, watch: bo
         back = url_for("batches.show", name=batch, **asked)
         return _done(f"{plural(stored, 'job')} submitted.", warned, back)
     back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
-    return _done(f"{ids[0]} submitted." if stored else f"{ids[0]} is there already.", warned, back)
+    return _done(f"{ids[0]} submitted." if stored else f"{ids[0]} already exists.", warned, back)
 
 
 def _done(what: str, warned: list[str], back: str) -> ResponseReturnValue:

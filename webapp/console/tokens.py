@@ -73,7 +73,7 @@ def make() -> ResponseReturnValue:
 @pages.post("/tokens/first")
 @needs("admin", fresh=True)
 def make_first() -> ResponseReturnValue:
-    """Create a token for a first try, and show the lines that submit a job with it, once."""
+    """Create a first token, and show examples that submit a job with it, once."""
     name = f"first-try-{secrets.token_hex(3)}"
     secret, token = tokens.make(name, "submit", int(USUAL_LIFE), actor())
     return htmx.form_page("tokens/first.html", token=token, secret=secret, url=requested_origin() + request.script_root)

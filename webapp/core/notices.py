@@ -1,6 +1,6 @@
-"""Records notices: what rules of notifications may tell people. `notifications/dispatcher.py` applies the rules.
+"""Records notices: events for the rules of notifications. `notifications/dispatcher.py` applies the rules.
 
-A notice is written in the transaction of what happened, and only if a rule asks for its event. So a job that does not
+A notice is written in the transaction of what happened, and only if a rule has its event. So a job that does not
 fail costs no statement.
 """
 
@@ -15,9 +15,9 @@ from webapp.lib import clock
 
 EVENTS = {
     "job-dead": "a job failed for good",
-    "attempt-failed": "an attempt failed, also if the job will be retried",
+    "attempt-failed": "an attempt failed, even if the job will be retried",
     "group-new": "a kind of failure is new, or came back after it was acknowledged",
-    "schedule-missed": "a fire of a schedule was missed",
+    "schedule-missed": "a schedule missed a fire",
     "schedule-late": "a job of a schedule has not started in time",
     "schedule-long": "a job of a schedule runs longer than usual",
     "schedule-failing": "the last runs of a schedule failed",
@@ -25,13 +25,13 @@ EVENTS = {
     "queue-unserved": "no worker serves a queue with pending jobs",
     "disk-low": "the disk of the database is nearly full",
     "worker-lost": "a worker died or does not respond",
-    "canary-ended": "the canary of a failure group has ended",
+    "canary-ended": "a canary retry has ended",
 }
 # For what else a notice counts. The dispatcher knows whether a death is group-new as well.
 COUNTS_FOR: Mapping[str, tuple[str, ...]] = {"job-dead": ("attempt-failed", "group-new")}
 DELIVERY_KINDS = ("alert", "update", "recovery", "flapping", "job-ended", "test")
 DELIVERY_STATES = ("waiting", "sent", "failed", "suppressed", "dropped")
-SYSTEM_QUEUE = "_system"  # of the jobs that send messages; no job of a person can be in it
+SYSTEM_QUEUE = "_system"  # of the jobs that send messages; users cannot put jobs into it
 
 RECORD = f"""
 INSERT INTO notices (at, event, subject, job_seq, detail)
@@ -62,7 +62,7 @@ def record(
     seq: Optional[int] = None,
     detail: Optional[Mapping[str, Any]] = None,
 ) -> None:
-    """Store a notice if a rule asks for `event`. Not for jobs that send messages.
+    """Store a notice if a rule has the event. Not for jobs that send messages.
 
     Args:
         subject: such as `group:…`, with the fingerprint of a failure.

@@ -98,9 +98,9 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition("keep_cancelled", int, 30, 0, 100 * _YEAR, "days", "Cancelled jobs are deleted after this many days. 0: never."),
         Definition("keep_dead", int, 0, 0, 100 * _YEAR, "days", "Dead letters are deleted after this many days. 0: never."),
         Definition("keep_output", int, 0, 0, 100 * _YEAR, "days", "The output of completed and cancelled jobs is deleted after this many days; the jobs stay. 0: as long as the job."),
-        Definition("keep_fires", int, 90, 0, 100 * _YEAR, "days", "Decided fires of schedules stay in their ledger for this many days. 0: for ever."),
-        Definition("keep_deliveries", int, 90, 0, 100 * _YEAR, "days", "Messages of notifications stay in the history for this many days. 0: for ever."),
-        Definition("keep_audit", int, 365, 0, 100 * _YEAR, "days", "Lines of the audit trail are deleted after this many days. 0: never."),
+        Definition("keep_fires", int, 90, 0, 100 * _YEAR, "days", "Fires are deleted from the ledger of their schedule after this many days. 0: never."),
+        Definition("keep_deliveries", int, 90, 0, 100 * _YEAR, "days", "Notification messages are deleted from the history after this many days. 0: never."),
+        Definition("keep_audit", int, 365, 0, 100 * _YEAR, "days", "Audit entries are deleted after this many days. 0: never."),
         Definition("max_database_size", int, 0, 0, 2**30, "MiB", "When the database is larger, the oldest output of completed and cancelled jobs is deleted, then the oldest of these jobs. Dead letters and unfinished jobs stay. 0: no limit."),
     )
 }  # fmt: skip

@@ -141,5 +141,5 @@ def unserved(session: Session, alive: list[fleet.WorkerView]) -> dict[str, Count
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:
-    """Seconds that a queue needs for so many jobs at its present rate; None: no run ended lately."""
+    """Seconds that a queue needs for this many jobs at its current rate; None: no run ended recently."""
     return trends.drain_time(jobs, trends.queue_rates(session, [name]).get(name))

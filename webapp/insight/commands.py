@@ -1,6 +1,6 @@
 """Commands by their pattern (`lib/command_patterns.py`): runs and durations by hour, and some of the runs themselves.
 
-Nothing finds the runs of a pattern by index. `command_hours` tells in which hours there were some; of these, at most
+No index finds the runs of a pattern. `command_hours` has the hours with runs; of these, at most
 MAX_LOOK attempts are read.
 """
 

@@ -1,4 +1,4 @@
-"""Exact numbers of jobs for pages, counted beside the requests.
+"""Exact numbers of jobs for pages, counted in the background.
 
 Up to COUNT_CAP jobs a request counts by itself. To count a million takes 40 ms, too long for a page. So a thread
 counts, and requests show its last result. The thread rests REST_FACTOR times as long as it counted: of a million jobs

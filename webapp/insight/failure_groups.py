@@ -24,7 +24,7 @@ from webapp.lib import clock
 from webapp.lib.text import can_be_stored
 
 MAX_GROUPS = 500  # in one sorted list
-NEWEST_JOBS = 5_000  # with more groups than that, the list has the groups of so many newest dead letters
+NEWEST_JOBS = 5_000  # with more groups than that, the list has the groups of this many newest dead letters
 COUNT_BUDGET = 100_000  # index entries that one list counts, shared by its groups
 HOUR = clock.seconds(3600)
 HOURS_BUDGET = 50_000  # index entries for the deaths per hour, shared by the groups of a page
@@ -318,7 +318,7 @@ def _describe(
 def _acknowledge(session: Session, said: Group, actor: str, last_at: Optional[int], seen: Optional[int]) -> bool:
     """Until another job dies. False: it was acknowledged already."""
     if last_at is None:
-        raise NotFound("this group has no dead letters any more, so there is nothing to acknowledge.")
+        raise NotFound("this group has no dead letters left, so there is nothing to acknowledge.")
     if seen is not None and seen < last_at:
         raise Recurred("This group has a new dead letter. Review it first.")
     if not _is_open(said.acknowledged_at, last_at):

@@ -51,7 +51,7 @@ class WorkerView:
 
     @property
     def serves(self) -> str:
-        """Its queues and their order, for people."""
+        """Its queues and their order, as a text."""
         return serves(self.queues, self.worker.queue_order)
 
     @property
@@ -90,7 +90,7 @@ def workers(
 
 @dataclass(frozen=True)
 class Shortage:
-    """A worker that runs fewer jobs at a time than its supervisor asked for, because its machine has no room."""
+    """A worker that runs fewer jobs at a time than configured, because its machine has no resources for more."""
 
     worker: Worker
     wanted: int  # slots
@@ -107,7 +107,7 @@ def shortages(session: Session) -> list[Shortage]:
 def _why_short(session: Session, worker: Worker) -> str:
     mine = Event.subject == f"worker:{worker.id}", Event.verb == SHORT
     detail = session.scalar(select(Event.detail).where(*mine).order_by(Event.id.desc()).limit(1))
-    return str(json.loads(detail)["text"]) if detail else "its machine has no room for more"
+    return str(json.loads(detail)["text"]) if detail else "its machine has no resources for more"
 
 
 @dataclass
@@ -131,7 +131,7 @@ class SupervisorView:
 
     @property
     def serves(self) -> str:
-        """The queues and their order, for people."""
+        """The queues and their order, as a text."""
         return serves(self.queues, self._options.queue_order)
 
     @property

@@ -1,4 +1,4 @@
-"""How many jobs each queue has in each state, counted beside the requests that want to know.
+"""How many jobs each queue has in each state, counted in the background.
 
 The count is exact, but reads all jobs: about a second for a million. So a thread counts, and requests take the last
 result. The thread rests fifty times as long as it counted, so it takes at most 2 % of a processor. It also folds

@@ -1,4 +1,4 @@
-"""What people and programs changed in a window: settings, queues, schedules, workers. Charts mark these moments."""
+"""What users and programs changed in a window: settings, queues, schedules, workers. Charts mark these moments."""
 
 from __future__ import annotations
 

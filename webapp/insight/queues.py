@@ -1,6 +1,6 @@
 """Queues as pages and commands show them: pending and running jobs, and the present rate. Pages by name or by rank.
 
-A rank needs figures of all queues. Beyond MAX_RANKED queues, only those with jobs to do and paused ones are ranked.
+A rank needs the numbers of all queues. Beyond MAX_RANKED queues, only those with jobs to do and paused ones are ranked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ORDERS = ("problems", "name", "pending", "oldest", "runs", "failed")
 MAX_RANKED = 1_000  # queues that one rank considers
 COUNT_BUDGET = 100_000  # pending jobs that it counts, shared by the label sets
 MAX_HALF_HOURS = 20_000  # sums that it reads
-LATE = clock.seconds(600)  # a job that waits for so long makes its queue a problem
+LATE = clock.seconds(600)  # a job that waits longer than this makes its queue a problem
 FAILING = 0.2  # part of the runs of a day that failed, from MIN_FAILED failures on
 MIN_FAILED = 5
 MOST_CAUSES = 6

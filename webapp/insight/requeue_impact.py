@@ -18,7 +18,7 @@ from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count
 from webapp.lib import clock
 
-SAMPLE_SIZE = 2_000  # newest jobs, whose queues and run times stand for all
+SAMPLE_SIZE = 2_000  # newest jobs: a sample of the queues and run times
 MAX_LABEL_SETS = 20  # those with the most jobs are examined one by one
 
 

@@ -27,13 +27,13 @@ _BATCH = 100  # attempts whose output is in memory
 
 @dataclass(frozen=True)
 class Line:
-    """Attempts that ended alike.
+    """Attempts with the same failure and result.
 
     Attributes:
         ended: how: 'exit code 75', 'killed by KILL', 'timeout'.
-        then: what followed: retried or dead.
+        then: what happened next: retried or dead.
         now: what the rules would have done: retried, dead or completed.
-        rule: the rule that decides, as a line; None: none does.
+        rule: the rule that applies, as a line; None: no rule.
         number: attempts.
         example: the id of the newest job.
     """

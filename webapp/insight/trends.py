@@ -205,7 +205,7 @@ class Day:
         hours: runs that ended in each hour, the current one last.
         failed: how many of them failed.
         busy: how many slots its jobs kept busy on average.
-        per_minute: the present rate; None: no run ended lately.
+        per_minute: the current rate; None: no run ended recently.
     """
 
     hours: list[int] = field(default_factory=lambda: [0] * DAY_HOURS)

@@ -23,7 +23,7 @@ MOST_KEPT = 500  # commands
 
 
 class Usual(NamedTuple):
-    """Run times in seconds, of so many runs."""
+    """Run times in seconds, and the number of runs."""
 
     median: float
     p95: float

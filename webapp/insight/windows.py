@@ -84,7 +84,7 @@ def between(start: int, end: int) -> Window:
     if start >= now:
         raise WindowError("from", "is in the future.")
     if start < now - KEEP_FOR:
-        raise WindowError("from", f"figures are kept for {KEEP_FOR // clock.DAY} days. Choose a later time.")
+        raise WindowError("from", f"statistics are kept for {KEEP_FOR // clock.DAY} days. Choose a later time.")
     end = min(end, now)
     start = min(start, end - SHORTEST)
     sums, step = next((sums, step) for span, sums, step in _STEPS if end - start <= span)

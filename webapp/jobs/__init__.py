@@ -1,1 +1,1 @@
-"""What people and programs do to jobs."""
+"""Actions of users and programs on jobs, and how to find jobs."""

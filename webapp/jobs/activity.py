@@ -1,4 +1,4 @@
-"""Actions on jobs as people read them: a preview, a description, and the list of actions."""
+"""Actions on jobs for display: a preview, a description, and the list of actions."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class RuleError(ValueError):
 def size(rule: str, number: int) -> int:
     """How many of `number` jobs must succeed first. Raises RuleError."""
     if rule not in PASS_RULES:
-        raise RuleError(f"no such pass rule: {rule[:64]!r}. Expected one of {', '.join(PASS_RULES)}.")
+        raise RuleError(f"not a pass rule: {rule[:64]!r}. Expected one of {', '.join(PASS_RULES)}.")
     wanted = -(-number // 10) if rule == "10%" else int(rule)
     return max(1, min(wanted, number, MOST_CANARIES))
 
@@ -55,7 +55,7 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None, rule: str
         there = set(session.scalars(select(Job.seq).where(fixed.where(), Job.seq.in_(seqs))))
         chosen = [seq for seq in seqs if seq in there]
         if not chosen or chosen[0] != seqs[0]:
-            raise NotFound("no dead letter matches any more.")
+            raise NotFound("no dead letters match any more.")
         what = json.loads(fixed.to_json())
         more = {"canary_seq": chosen[0], "canary_count": len(chosen), "canary_rule": rule}
         action = actions.create(session, "requeue", what, actor, state="waiting", **more)
@@ -98,7 +98,7 @@ def check_all(patience: float = BUSY_TIMEOUT) -> list[int]:
                 action.state, action.lease_until = "running", clock.now() + actions.LEASE
                 job = canary(session, action)
                 some = f"canary {job.id}" if number == 1 and job is not None else plural(number, "canary job")
-                _ended(session, action, "canary_passed", f"{some} completed, the rest is requeued")
+                _ended(session, action, "canary_passed", f"{some} completed; the rest is requeued")
                 released.append(action.id)
     return released
 

@@ -43,17 +43,17 @@ class DemoJob:
 
 JOBS = (
     DemoJob(
-        "succeeds", "One succeeds", "A worker takes it, its command ends with exit code 0, and it is completed.",
+        "succeeds", "One succeeds", "A worker takes it. Its command ends with exit code 0, so it is completed.",
         _AND.join(["echo sending the report", _WAIT, "echo sent"]), 0, ("pending", "processing", "completed"),
     ),
     DemoJob(
-        "retries", "One retries", "Its first attempt fails. It waits a few seconds, runs again, and then succeeds.",
+        "retries", "One is retried", "Its first attempt fails. It waits a few seconds, runs again and succeeds.",
         _AND.join([_WAIT, "echo the mail server answers on the second attempt", _SECOND_TIME]), 2,
         ("pending", "processing", "failed", "processing", "completed"),
     ),
     DemoJob(
-        "dies", "One dies", "It fails each time. Out of retries, it becomes a dead letter and waits for a person: look "
-        "at its output, then requeue or discard it.",
+        "dies", "One fails for good", "It fails each time. When no retries are left, it becomes a dead letter. Check "
+        "its output, then requeue or discard it.",
         _AND.join([_WAIT, "echo no such file: orders.csv", "exit 3"]), 1,
         ("pending", "processing", "failed", "processing", "dead"),
     ),
@@ -124,7 +124,7 @@ class FirstRun:
 
 
 def first_run(session: Session) -> Optional[FirstRun]:
-    """None as soon as there is a job of a person or a program. Stops at the first one that it reads."""
+    """None as soon as there is a job of a user or a program. Stops at the first one that it reads."""
     others = select(Job.seq).where(or_(Job.batch.is_(None), Job.batch.not_like(f"{PREFIX}%")), NOT_SYSTEM)
     if session.scalar(others.order_by(Job.seq).limit(1)) is not None:
         return None

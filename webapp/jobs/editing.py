@@ -90,7 +90,7 @@ def _changed(job: Job, changes: Mapping[str, Any]) -> JobSpec:
         raise SpecError([FieldError(name, words) for name in fixed])
     spec = parse({**fields_of(job), **changes})
     if spec.unique is not None and spec.unique.on_conflict != "refuse":
-        words = "on_conflict: an edit only refuses a key that another job holds. Leave it out."
+        words = "on_conflict: not allowed in an edit, which refuses a key that another job holds. Leave it out."
         raise SpecError([FieldError("unique", words)])
     return spec
 

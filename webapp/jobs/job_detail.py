@@ -69,7 +69,7 @@ _TEXTS = {
     "ask_cancel": "cancel requested",
     "release": "interrupted (worker shut down)",
     "lose": "lost (worker crashed)",
-    "unclaim": "given back (no room on the machine)",
+    "unclaim": "returned to the queue (no resources on the machine)",
     "requeue": "requeued (retries reset)",
     "edit": "edited and requeued",
     "run_now": "set to run now",
@@ -223,7 +223,7 @@ def whole_json(
 ) -> dict[str, Any]:
     """A job with its ended attempts (without output), events and timeline, oldest first.
 
-    `notify`: the channels that hear of its end. `block`: the limit that keeps it from starting.
+    `notify`: the channels that get a message when it ends. `block`: the limit that keeps it from starting.
     `reported`: from `report()`.
     """
     return {

@@ -42,7 +42,7 @@ class KeyHeld(Exception):
 
     def __init__(self, job_id: str, holder: Holder) -> None:
         self.holder = holder
-        super().__init__(f"{job_id} stays as it is: its unique key {holder.key!r} {holder.text}.")
+        super().__init__(f"{job_id} was not changed: its unique key {holder.key!r} {holder.text}.")
 
 
 @dataclass

@@ -33,17 +33,21 @@ QUALIFIERS = (
     ("exit", "exit:127", "last attempt had this exit code"),
     ("worker", "worker:web-1", "run by a worker whose id starts with this"),
     ("error", 'error:"no space"', "the last attempt's error has this text"),
-    ("failed-attempt", "failed-attempt:timeout", "an attempt failed so, even if a later one succeeded; or any"),
+    (
+        "failed-attempt",
+        "failed-attempt:timeout",
+        "an attempt failed in this way, even if a later one succeeded; any: in any way",
+    ),
     ("since", "since:2h", "changed in the last 30m, 2h, 7d, or since a date"),
     ("until", "until:2026-11-24", "changed up to this day, or before a time"),
     ("on", "on:yesterday", "changed on this day: today, monday, 2026-11-24, or on days: 2026-11-24/2026-11-26"),
     ("by", "by:ana", "submitted by this user, or by:token:deploy"),
     ("id", "id:job1", "the job with this id"),
     ("requires", "requires:gpu", "jobs that need a worker with this label"),
-    ("limit", "limit:db", "jobs that name this key of a limit, or such keys: limit:customer-*"),
+    ("limit", "limit:db", "jobs with this limit key, or with a pattern: limit:customer-*"),
     ("schedule", "schedule:nightly", "jobs that this schedule submitted"),
     ("batch", "batch:nightly", "jobs of this batch"),
-    ("after", "after:job1", "jobs that follow this job"),
+    ("after", "after:job1", "jobs that depend on this job"),
     ("notified", "notified:ops", "a message about the job was sent to this channel"),
     ("unique", "unique:report-7", "jobs that hold or held this unique key"),
 )
@@ -96,13 +100,13 @@ def parse(
             _add(found, token.name, _value(token, zone))
     for name, given in (("state", state), ("queue", queue)):
         if given is not None and found.setdefault(name, given) != given:
-            raise SearchError(f"{name}:{found[name]} is in the search, but the list is of {name} {given}.")
+            raise SearchError(f"{name}:{found[name]} is in the search, but the list shows {name} {given}.")
     return replace(_of_words(texts), excluded=tuple(excluded), **found)
 
 
 def _add(found: dict[str, Any], name: str, values: dict[str, Any]) -> None:
     if name == "on" and values.keys() & found.keys():
-        raise SearchError("on: already says since when and until when. Remove since: and until:.")
+        raise SearchError("on: cannot be combined with since: or until:. Remove them.")
     if values.keys() & found.keys():
         raise SearchError(f"{name}: is given twice. Give it once.")
     found.update(values)

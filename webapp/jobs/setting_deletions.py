@@ -70,7 +70,7 @@ class Deletion:
         when = "within a day" if base == "keep_audit" else "within minutes"
         rest = ", with attempts and output" if base in STATES and base != "keep_output" else ""
         if base == SIZE:
-            rest = ", if there is so much output and so many completed and cancelled jobs"
+            rest = ", but only output and completed and cancelled jobs"
         return f"deletes {self.what} {when}{rest}. This cannot be undone."
 
 

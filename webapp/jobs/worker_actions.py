@@ -1,4 +1,4 @@
-"""What people and programs ask of workers and supervisors: drain, run, stop, and how many workers to keep.
+"""Requests to workers and supervisors: drain, run, stop, and the desired number of workers.
 
 A supervisor has no database connection. Its maintenance process reads the supervisor's row and passes the request on
 within a few seconds (`worker/maintenance/scaling.py`).

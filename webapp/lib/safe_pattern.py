@@ -137,7 +137,7 @@ class _Reader:
 
     def _node(self, test: Optional[_Test] = None, edge: str = "") -> int:
         if len(self._nodes) >= MAX_STATES:
-            raise PatternError("repeats too much. Use smaller numbers of repeats.")
+            raise PatternError("repeats too much. Use smaller repeat counts.")
         self._nodes.append(_Node(test, edge, []))
         return len(self._nodes) - 1
 
@@ -207,7 +207,7 @@ class _Reader:
             copies.append(self._atom())
         self._at = after
         if self._text[self._at : self._at + 1] and self._text[self._at] in "*+?{":
-            raise self._error("repeats a repeat. Put the inner one into a group")
+            raise self._error("repeats a repetition. Put the inner one into a group")
         start, end = self._node(), self._node()
         before = start
         for number, (one, other) in enumerate(copies):
@@ -230,11 +230,11 @@ class _Reader:
         elif sign == "{":
             match = _COUNTED.match(self._text, self._at)
             if match is None:
-                raise self._error("has a { that begins no number of repeats. Write \\{ for the character")
+                raise self._error("has a { that does not begin a repeat count. Write \\{ for the character")
             least = int(match[1])
             most = least if not match[2] else int(match[3]) if match[3] else None
             if max(least, most or 0) > MAX_REPEAT or (most is not None and most < least) or most == 0:
-                raise self._error(f"has an impossible number of repeats; at most {MAX_REPEAT} are allowed")
+                raise self._error(f"has an invalid repeat count; at most {MAX_REPEAT} are allowed")
             found = least, most
             self._at = match.end()
         else:

@@ -1,4 +1,4 @@
-"""What people and programs do to channels, rules and messages. Console, CLI and API call these.
+"""The actions of users and programs on channels, rules and messages. Console, CLI and API call these.
 
 Each is one durable transaction with a line in the audit trail, which never has a secret or a whole URL.
 """
@@ -94,7 +94,7 @@ def _changing() -> Iterator[Transaction]:
 
 
 def add_channel(spec: ChannelSpec, actor: str) -> Optional[str]:
-    """Add a channel. Returns the secret that signs the messages of a webhook: nothing shows it again.
+    """Add a channel. Returns the secret that signs the messages of a webhook; it is never shown again.
 
     Raises NameTaken.
     """
@@ -111,7 +111,7 @@ def add_channel_and_rule(channel: ChannelSpec, rule: RuleSpec, actor: str) -> Op
 
 
 def edit_channel(name: str, spec: ChannelSpec, actor: str) -> None:
-    """Replace where a channel leads, and its cap. Its waiting messages go to the new target.
+    """Replace the target and the limit of a channel. Its waiting messages go to the new target.
 
     Raises NotFound, and SpecError if the name or the kind differs.
     """
@@ -142,7 +142,7 @@ def remove_channel(name: str, actor: str) -> None:
 
 
 def rotate_secret(name: str, actor: str) -> str:
-    """Give a webhook a new secret and return it. For ROTATION the old one signs as well.
+    """Give a webhook a new secret and return it. For ROTATION, messages are signed with the old one too.
 
     Raises NotFound, and Conflict if the channel is no webhook.
     """
@@ -159,7 +159,7 @@ def rotate_secret(name: str, actor: str) -> str:
 
 
 def test_channel(name: str, actor: str) -> int:
-    """Store a message that tests a channel; it is sent as all others are. Returns its id. Raises NotFound."""
+    """Store a test message for a channel; it is sent like all others. Returns its id. Raises NotFound."""
     with _changing() as transaction:
         id_, *_ = _find_channel(transaction, name)
         found = _add_delivery(transaction, id_, kind="test", detail=json.dumps({"actor": actor}))
@@ -182,13 +182,13 @@ def drop_backlog(name: str, actor: str) -> int:
 
 
 def add_rule(spec: RuleSpec, actor: str) -> None:
-    """Add a rule. It tells of what happens from now on. Raises NameTaken, and SpecError if its channel is missing."""
+    """Add a rule. It applies to events from now on. Raises NameTaken, and SpecError if its channel is missing."""
     with _changing() as transaction:
         _add_rule(transaction, spec, actor)
 
 
 def edit_rule(name: str, spec: RuleSpec, actor: str) -> None:
-    """Replace a rule. If it is about something else now, its open alerts end without a message.
+    """Replace a rule. If its events or conditions change, its open alerts end without a message.
 
     Raises NotFound, and SpecError if the name differs or its channel is missing.
     """
@@ -205,7 +205,7 @@ def edit_rule(name: str, spec: RuleSpec, actor: str) -> None:
 
 
 def remove_rule(name: str, actor: str) -> None:
-    """Remove a rule. What it has not sent yet is dropped; what it sent stays in the history. Raises NotFound."""
+    """Remove a rule. Its waiting messages are dropped; sent ones stay in the history. Raises NotFound."""
     with _changing() as transaction:
         id_, channel, text, _ = _find_rule(transaction, name)
         transaction.execute(_DROP_OF_RULE, {"id": id_, "now": clock.now(), "why": f"{actor} removed the rule"})
@@ -231,7 +231,7 @@ def mute(name: str, until: int, actor: str) -> None:
 
 
 def unmute(name: str, actor: str) -> bool:
-    """Let a rule send again, from now on. Returns whether it was muted. Raises NotFound."""
+    """Unmute a rule: it applies to events from now on. Returns whether it was muted. Raises NotFound."""
     with _changing() as transaction:
         id_, _, _, until = _find_rule(transaction, name)
         if until is None or until <= (now := clock.now()):
@@ -258,7 +258,7 @@ def send_again(delivery_id: int, actor: str) -> int:
             raise NotFound(f"no such message: {delivery_id}.")
         channel, rule, alert, kind, state, detail = found
         if state == "waiting":
-            raise Conflict(f"message {delivery_id} still waits to be sent.")
+            raise Conflict(f"message {delivery_id} is still waiting to be sent.")
         new = _add_delivery(transaction, channel, kind=kind, detail=detail, rule=rule, alert=alert)
         events.record_change(transaction, "send_again", f"delivery:{delivery_id}", actor, after={"delivery": new})
         return new
@@ -273,7 +273,7 @@ def watch(job_id: str, channel: str, actor: str) -> bool:
         channel_id, *_ = _find_channel(transaction, channel, "KEY SHARE")
         seq, state, queue, finished_at = _find_job(transaction, job_id)
         if queue == SYSTEM_QUEUE:
-            raise Conflict(f"job {job_id} sends messages, so nothing is told about it.")
+            raise Conflict(f"job {job_id} sends messages, so it cannot be watched.")
         if finished_at is not None:
             raise Conflict(f"job {job_id} has ended: it is {state}.")
         if not transaction.execute(_WATCH, {"seq": seq, "channel": channel_id, "actor": actor}).rowcount:
@@ -367,7 +367,7 @@ def _rule_values(transaction: Transaction, spec: RuleSpec) -> dict[str, Any]:
 
 
 def _rule_json(name: str, channel: str, text: str) -> dict[str, Any]:
-    """A stored rule, also one whose time zone this machine does not know."""
+    """A stored rule, even if this machine does not know its time zone."""
     return {**load_json(text), "name": name, "channel": channel}
 
 

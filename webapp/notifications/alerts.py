@@ -53,7 +53,7 @@ _STEP = """
 UPDATE alerts SET told = :told, told_count = :told_count, next_at = :next_at, closed_at = :closed_at
 WHERE id = :id AND told = :seen AND closed_at IS NULL
 """
-# A message that was only suppressed, or not accepted, told nothing.
+# A message that was suppressed or not accepted does not count as sent.
 _HEARD = "SELECT 1 FROM deliveries WHERE alert_id = :id AND state IN ('waiting', 'sent') LIMIT 1"
 _TELL_HELD = """
 UPDATE alerts SET next_at = :now WHERE rule_id = :rule AND told = 0 AND next_at > :now AND closed_at IS NULL
@@ -90,7 +90,7 @@ class Row:
 
 @dataclass
 class Seen:
-    """Notices about one subject: how many, the times of the first and the last, and what the last one says."""
+    """Notices about one subject: how many, the times of the first and the last, and the detail of the last one."""
 
     number: int
     first_at: int
@@ -199,7 +199,7 @@ def count_in(transaction: Transaction, rule: Rule, event: str, key: str, seen: S
     row = find_open(transaction, rule, key)
     acknowledged = _acknowledged_at(transaction, key) if event == "group-new" else None
     if row is not None and policy.came_back(row.alert.last_at, acknowledged, seen.last_at):
-        _take(transaction, rule, row, Step(closes=True), now)  # the next alert tells it
+        _take(transaction, rule, row, Step(closes=True), now)  # the next alert reports it
         row = None
     if row is None:
         row = _open(transaction, rule, event, key, seen, now, acknowledged)
@@ -231,7 +231,7 @@ def decide(transaction: Transaction, rule: Rule, row: Row, now: int) -> None:
 
 
 def tell_held(transaction: Transaction, rule_id: int, now: int) -> None:
-    """The rule is not muted any more: tell what still holds."""
+    """The rule is no longer muted: send a message if the problem still exists."""
     transaction.execute(_TELL_HELD, {"rule": rule_id, "now": now})
 
 
@@ -243,7 +243,7 @@ def recover(transaction: Transaction, rule: Rule, row: Row, now: int) -> None:
 
 
 def recover_all(connection: Connection, ids: Iterable[int], has_ended: Callable[[Row], bool]) -> None:
-    """The problems of these alerts have ended, if `has_ended` still says so of what is stored now."""
+    """The problems of these alerts have ended, if `has_ended` still says so for the alert as stored now."""
 
     def recover_one(transaction: Transaction, rule: Rule, row: Row) -> None:
         if has_ended(row):
@@ -343,7 +343,7 @@ def add_delivery(
     """Store a message for a channel. `suppressed`: why it is not sent.
 
     The detail of an alert's message has `rule` (its name), `event`, `key` (of the alert), `subject` (`group:…`,
-    `schedule:nightly`, `queue:mail`, `host:web-1`, `action:7`), `count`, `new` (not told before),
+    `schedule:nightly`, `queue:mail`, `host:web-1`, `action:7`), `count`, `new` (not reported before),
     `opened_at` and `last_at` (microseconds), `job_seq` (of the newest notice), `notice` (its detail), and for a
     recovery `seconds`, its downtime. That of a job-ended message has `job` (its id), `job_seq`, `state` and `by`.
     """

@@ -44,7 +44,7 @@ _SMS_AND_MAIL = """
 46elks atalk brevo bulksms clickatell clicksend d7sms freemobile infobip mailersend mailgun msg91 msgbird nexmo plivo
 postmark resend seven sinch smtp2go sns sendgrid sparkpost twilio vonage voipms
 """
-# What Apprise may use: services that take messages for people. Not its schemes that write to this machine, speak other
+# What Apprise may use: services that deliver messages to people. Not its schemes that write to this machine, use other
 # protocols or post to any URL.
 APPRISE_SCHEMES = frozenset(f"{_CHATS} {_PUSHES} {_ON_CALL} {_SMS_AND_MAIL}".split())
 # As mail programs write them. No quoted names, no text beyond ASCII: a header then needs no quoting.
@@ -62,7 +62,7 @@ class ChannelSpec:
         kind: one of KINDS.
         to: the addresses of a mail channel.
         url: of a webhook, or for Apprise. A secret.
-        hourly_cap: so many messages per hour; 0: no limit.
+        hourly_cap: messages per hour, at most; 0: no limit.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ChannelSpec:
 def parse(values: object, stored: Optional[ChannelSpec] = None) -> ChannelSpec:
     """Read a channel from a mapping. Raises SpecError with all errors. A null or empty value counts as not given.
 
-    `stored` is the channel that is edited: what is not given stays, and a URL in its masked form too.
+    `stored` is the channel that is edited: fields that are not given keep their values, and so does a masked URL.
     """
     if not isinstance(values, Mapping):
         raise SpecError([FieldError("", "expected an object with name, kind, and to or url.")])
@@ -134,7 +134,7 @@ def to_json(spec: ChannelSpec) -> dict[str, Any]:
 
 
 def masked(spec: ChannelSpec) -> dict[str, Any]:
-    """What people and programs see: all fields, but of a URL only `masked_url`."""
+    """What users and programs see: all fields, but only `masked_url` instead of a URL."""
     return {**to_json(spec), "to": list(spec.to), "url": masked_url(spec.url)}
 
 
@@ -193,24 +193,24 @@ def check_webhook(url: str) -> None:
     except ValueError:
         raise ValueError("is not a URL. Expected something like https://hooks.example.org/abc.") from None
     if parts.scheme not in ("http", "https"):
-        raise ValueError("has another scheme than http and https. Use --apprise for URLs of Apprise.")
+        raise ValueError("must begin with http:// or https://. Use --apprise for Apprise URLs.")
     if not _HOST.match(host):
         raise ValueError("has no valid host. Expected something like https://hooks.example.org/abc.")
     if parts.fragment:
-        raise ValueError("has a part after '#', which no server gets. Leave it out.")
+        raise ValueError("has a part after '#', which is never sent to a server. Leave it out.")
 
 
 def check_apprise(url: str) -> None:
     """Raises ValueError with a message that needs the field's name in front. It never has the URL."""
     scheme = _SCHEME.match(url)
     if scheme is None:
-        raise ValueError("is not a URL of Apprise. Expected something like slack://… or ntfy://….")
+        raise ValueError("is not an Apprise URL. Expected something like slack://… or ntfy://….")
     if scheme[1].lower() not in APPRISE_SCHEMES:
         name = shorten(scheme[1], 30)
         also = " Write it as Apprise does, such as slack://…." if name.lower() in ("http", "https") else ""
         raise ValueError(f"has the scheme {name}, which is not allowed.{also} See docs/notifications.md for the list.")
     if len(_SCHEME.findall(url)) > 1 or re.search(r",[A-Za-z0-9+._-]+:/", url):
-        raise ValueError("has several URLs. Make a channel for each.")
+        raise ValueError("has several URLs. Add a channel for each.")
 
 
 def _name(value: object) -> str:
@@ -235,7 +235,7 @@ def _to(value: object) -> tuple[str, ...]:
         bad = local.startswith(".") or local.endswith(".") or ".." in word or len(local) > 64
         if bad or not _ADDRESS.match(word) or len(word) > MAX_ADDRESS:
             rule = "expected a mail address such as ana@example.org"
-            raise ValueError(f"{shorten(ascii(word), 60)} is not allowed; {rule}, without a name around it.")
+            raise ValueError(f"{shorten(ascii(word), 60)} is not allowed; {rule}, without a display name.")
     unique = tuple(dict.fromkeys(words))
     if not 1 <= len(unique) <= MAX_RECIPIENTS:
         raise ValueError(f"has {len(unique)} addresses; expected 1 to {MAX_RECIPIENTS}.")
@@ -245,7 +245,7 @@ def _to(value: object) -> tuple[str, ...]:
 def _url(value: object) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if HIDDEN in text:
-        raise ValueError("is in its masked form. Enter the whole URL.")
+        raise ValueError("is masked. Enter the whole URL.")
     if not _URL_TEXT.match(text):
         raise ValueError("is not allowed; expected a URL of ASCII letters without spaces.")
     if len(text) > MAX_URL:

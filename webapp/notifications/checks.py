@@ -1,4 +1,4 @@
-"""Looks at what no notice tells: states of queues and the disk, groups that recovered, alerts without a reason.
+"""Checks what no notice reports: states of queues and the disk, groups that recovered, alerts without a cause.
 
 Plain SQL. Each look reads a bounded number of rows; without a rule that needs it, it reads only the rules.
 """
@@ -33,8 +33,8 @@ _ARE_STATES = f"event IN ({', '.join(repr(event) for event in STATES)})"
 _BREACHES = " OR ".join(
     f"(alerts.event = 'schedule-{one}' AND {one}_since IS NOT NULL)" for one in ("late", "long", "failing")
 )
-# Alerts that will never recover: the rule no longer asks; people or retention discarded all dead jobs of the group; the
-# schedule was edited or removed. What has recovered meanwhile is not among them.
+# Alerts that will never recover: the rule no longer has the event; users or retention deleted all dead jobs of the
+# group; the schedule was edited or removed. Alerts that have recovered are not among them.
 _ORPHANED = f"""
 NOT EXISTS (SELECT 1 FROM notification_rules
             WHERE id = alerts.rule_id AND events LIKE '%,' || alerts.event || ',%')
@@ -110,7 +110,7 @@ class Checks:
         return row.alert.event != "disk-low" or ours
 
     def _found(self, rules: Mapping[int, Rule]) -> Found:
-        """What holds now."""
+        """The problems that exist now."""
         found: Found = {}
         asked = {event for rule in rules.values() for event in rule.spec.on}
         oldest = self._oldest() if {"queue-old", "queue-unserved"} & asked else {}

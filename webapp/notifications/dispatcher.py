@@ -1,7 +1,7 @@
 """Turns notices into alerts, alerts into messages, and starts the jobs that send them. Plain SQL.
 
-Each maintenance process has a dispatcher. They may share a database: one at a time works, the others go on with their
-own work. A notice is taken in the transaction that counts it, so none is lost or counted twice.
+Each maintenance process has a dispatcher. They may share a database: one at a time works, the others continue with
+their own work. A notice is taken in the transaction that counts it, so none is lost or counted twice.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def ensure_senders(transaction: Transaction) -> int:
 
 
 def take_notices(transaction: Transaction) -> None:
-    """Count the oldest notices in the alerts of the rules that ask for them: so many that they change few alerts."""
+    """Count the oldest notices in the alerts of their rules: only as many as change a few alerts."""
     now = clock.now()
     rules = alerts.read_rules(transaction)
     taken: list[Notice] = []
@@ -198,12 +198,12 @@ def event_of(rule: Rule, notice: Notice) -> Optional[str]:
 
 
 def key_of(event: str, subject: str) -> str:
-    """What is told together: the failures of one group, else the event and its subject."""
+    """The key of an alert: the failure group, else the event and its subject."""
     return subject if subject.startswith(GROUP) else f"{event} {subject}"
 
 
 def matches(rule: Rule, event: str, notice: Notice) -> bool:
-    """Whether the rule's conditions let a notice pass. A job that was discarded meanwhile passes no condition."""
+    """Whether the rule's conditions let a notice pass. A discarded job matches no condition."""
     spec = rule.spec
     if notice.job_seq is None:
         return spec.matches_subject(event, notice.subject)

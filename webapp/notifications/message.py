@@ -1,6 +1,6 @@
 """The text of a message: subject, plain text, HTML, and the JSON of a webhook, from one list of blocks.
 
-Names, commands and output come from jobs, so nothing here may trust them: lines of headers are cut to one line without
+Names, commands and output come from jobs, so nothing here trusts them: lines of headers are cut to one line without
 control characters, HTML is escaped, and each part is bounded.
 """
 
@@ -68,7 +68,7 @@ class _Draft:
     links: dict[str, str] = field(default_factory=dict)
 
     def facts(self, *pairs: tuple[str, Optional[str]]) -> None:
-        """Add what is known to the facts that stand last."""
+        """Add facts to the last block; leave out empty ones."""
         if not self.blocks or self.blocks[-1][0] != "facts":
             self.blocks.append(("facts", []))
         self.blocks[-1][1].extend((name, value) for name, value in pairs if value)
@@ -147,13 +147,13 @@ class _Links:
         return "/".join([self._base, *(quote(part, safe=":") for part in path)])
 
 
-# --- what the kinds say ----------------------------------------------------------------------------------------------
+# --- texts by kind ---------------------------------------------------------------------------------------------------
 
 
 def _test(channel: Channel, detail: Mapping[str, Any]) -> _Draft:
-    draft = _Draft(f"Test of the channel {channel.name}")
+    draft = _Draft(f"Test message to channel {channel.name}")
     draft.blocks.append(("text", "This is a test. The channel works."))
-    draft.facts(("Asked for by", str(detail.get("actor") or "")))
+    draft.facts(("Requested by", str(detail.get("actor") or "")))
     return draft
 
 
@@ -162,7 +162,7 @@ def _job_ended(session: Session, detail: Mapping[str, Any], links: _Links) -> _D
     state = str(detail.get("state") or "")
     draft = _Draft(f"Job {detail.get('job')} {ended.get(state, f'is {state}')}")
     job = session.get(Job, detail.get("job_seq") or 0)
-    draft.facts(("Asked for by", str(detail.get("by") or "")))
+    draft.facts(("Requested by", str(detail.get("by") or "")))
     _add_job(session, draft, job, links, with_difference=state == "dead")
     draft.data["state"] = state
     return draft
@@ -177,7 +177,7 @@ def _alert(session: Session, delivery: Delivery, detail: Mapping[str, Any], link
         {
             "update": f"{_times(event, new, 'more ')} failed: {what}" if event in OF_JOBS else f"Again: {what}",
             "recovery": f"Recovered{f' after {downtime}' if downtime else ''}: {what}",
-            "flapping": f"Fails and recovers again and again: {what}",
+            "flapping": f"Flapping, fails and recovers repeatedly: {what}",
         }.get(delivery.kind, _opening(event, count, what))
     )
     told = _counted(event, count, new, delivery.kind)
@@ -228,7 +228,7 @@ def _what_of_jobs(event: str, job: Optional[Job]) -> str:
 
 
 def _what(event: str, detail: Mapping[str, Any]) -> str:
-    """A sentence about what is no job: 'Schedule nightly: its job has waited for 10 min'."""
+    """A sentence about something other than a job: 'Schedule nightly: its job has waited for 10 min'."""
     kind, _, name = str(detail.get("subject") or "").partition(":")
     notice = detail.get("notice")
     notice = notice if isinstance(notice, Mapping) else {}
@@ -280,7 +280,7 @@ def _add_group(session: Session, draft: _Draft, subject: str, links: _Links) -> 
 
 def _add_job(session: Session, draft: _Draft, job: Optional[Job], links: _Links, *, with_difference: bool) -> None:
     if job is None:
-        draft.blocks.append(("text", "The job was deleted meanwhile."))
+        draft.blocks.append(("text", "The job has been deleted."))
         return
     command, error = shorten(job.command, MAX_COMMAND), shorten(job.last_error or "", MAX_ERROR)
     draft.facts(
@@ -309,7 +309,7 @@ def _add_job(session: Session, draft: _Draft, job: Optional[Job], links: _Links,
         lines = [_diff_line(row) for row in evidence.difference[:DIFFERENCE_LINES]]
         if len(evidence.difference) > DIFFERENCE_LINES:
             lines.append("… more")
-        title = f"Difference from the last success ({good.job.id}): '-' only there, '+' only here"
+        title = f"Difference from the last success ({good.job.id}): '-' only in the success, '+' only in this job"
         draft.blocks.append(("lines", title, "\n".join(lines)))
         draft.data["difference"] = {"good": good.job.id, "lines": lines}
     draft.link("job", links.to("job", job.id))

@@ -1,7 +1,7 @@
 """When an alert becomes a message. Pure: `alerts.py` reads and writes the rows.
 
-An alert is what one rule has to tell about one subject, such as a failure group. The first message goes out at once;
-what follows is added up and told at growing intervals, until a recovery closes the alert.
+An alert is a problem of one subject, such as a failure group, for one rule. The first message is sent at once. Later
+events are summed up in updates at growing intervals, until a recovery closes the alert.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from webapp.notifications.rules import QuietHours
 _HOUR = 3600 * clock.SECOND
 GROWTH = (600 * clock.SECOND, _HOUR, 6 * _HOUR, 24 * _HOUR)  # between two messages of one alert; then the last one
 CALM = _HOUR  # without anything new, until a flapping alert recovers, or an alert that has no recovery is closed
-FLAPS = 3  # so often closed within CALM: the next alert about the same is flapping
+FLAPS = 3  # closed this often within CALM: the next alert about the same subject is flapping
 MOMENTS = ("schedule-missed", "worker-lost", "canary-ended")  # events that have no recovery
-TOLD_AGAIN = ("job-dead", "attempt-failed", *MOMENTS)  # the next failure is told, also if the first was muted
-NEW_AGAIN = 30 * clock.DAY  # a failure group without a failure for so long is new again
+TOLD_AGAIN = ("job-dead", "attempt-failed", *MOMENTS)  # the next failure sends a message, even if the first was muted
+NEW_AGAIN = 30 * clock.DAY  # a failure group without a failure for this long is new again
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Alert:
     Attributes:
         event: the event of its rule, such as group-new.
         count: notices.
-        told: messages so far.
-        told_count: notices that these messages told.
-        next_at: not before this time comes the next message. Of a flapping alert: when it has been calm for long
-            enough; None while it is not calm.
+        told: messages sent so far.
+        told_count: notices that these messages reported.
+        next_at: the next message is not sent before this time. For a flapping alert: when it has been stable for long
+            enough; None while it is not stable.
         flapping: it opened and closed too often.
     """
 
@@ -70,7 +70,7 @@ def decide(
 ) -> Optional[Step]:
     """What to do after new notices, and when `next_at` has come. None: nothing.
 
-    `after`: so many notices are needed for the first message. `muted_until`: what still holds then is told then.
+    `after`: notices that the first message needs. `muted_until`: if the problem still exists then, it sends a message.
     """
     if alert.told == 0:
         if alert.count < after:
@@ -89,7 +89,7 @@ def decide(
     if alert.event in MOMENTS:
         calm_at = alert.last_at + CALM
         return Step(closes=True) if calm_at <= now else Step(next_at=calm_at)
-    return Step()  # the next notice is told at once
+    return Step()  # the next notice sends a message at once
 
 
 def recover(alert: Alert, now: int) -> Optional[Step]:
@@ -107,7 +107,7 @@ def not_before(now: int, quiet: Optional[QuietHours]) -> int:
 
 
 def _next(alert: Alert, now: int, quiet: Optional[QuietHours]) -> Optional[int]:
-    """When the message after the one that is decided now may follow, counted from when that one is sent."""
+    """The earliest time of the message after this one, counted from when this one is sent."""
     if alert.flapping or alert.event == "group-new":
         return None
     growth = GROWTH[min(alert.told, len(GROWTH) - 1)]
@@ -122,6 +122,6 @@ def is_new(last_at: int, acknowledged_at: Optional[int], at: int) -> bool:
 def came_back(last_at: int, acknowledged_at: Optional[int], at: int) -> bool:
     """Whether a death at `at` follows an acknowledgement of all that a failure group's alert counted.
 
-    `last_at`: the last death that it counted. `acknowledged_at`: the last death that people acknowledged.
+    `last_at`: the last death that it counted. `acknowledged_at`: the last death that a user acknowledged.
     """
     return acknowledged_at is not None and last_at <= acknowledged_at < at

@@ -1,7 +1,7 @@
-"""What a rule would have sent in the last days: the same policy, on what the database still knows of that time.
+"""What a rule would have sent in the last days: the same policy, on what is still stored of that time.
 
-All reads are bounded, and discarded jobs are unknown, so of a busy queue this is an estimate. The events in UNKNOWN
-left nothing to read.
+All reads are bounded, and discarded jobs are unknown, so for a busy queue this is an estimate. No history is stored for
+the events in UNKNOWN.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Message:
 
 
 @dataclass
-class _Story:
+class _KeyHistory:
     """What happened to one key: times of its notices and of what may end it. `patterns`: of commands."""
 
     event: str
@@ -101,7 +101,7 @@ def preview(session: Session, spec: RuleSpec, days: int = 7) -> list[Message]:
     """The messages that this rule would have sent in the last days, oldest first."""
     now = clock.now()
     since = now - days * clock.DAY
-    stories: dict[str, _Story] = {}
+    stories: dict[str, _KeyHistory] = {}
     if {*OF_JOBS} & {*spec.on}:
         _read_failures(session, spec, since, stories)
         _read_completions(session, since, stories)
@@ -110,7 +110,7 @@ def preview(session: Session, spec: RuleSpec, days: int = 7) -> list[Message]:
     return sorted(found, key=lambda message: message.at)
 
 
-def _read_failures(session: Session, spec: RuleSpec, since: int, stories: dict[str, _Story]) -> None:
+def _read_failures(session: Session, spec: RuleSpec, since: int, stories: dict[str, _KeyHistory]) -> None:
     values = {"since": since}
     if "attempt-failed" in spec.on:
         event, rows = "attempt-failed", [tuple(row) for row in session.execute(text(_FAILED), values)]
@@ -131,9 +131,9 @@ def _read_failures(session: Session, spec: RuleSpec, since: int, stories: dict[s
             story.patterns.add(command_shape(command))
 
 
-def _read_completions(session: Session, since: int, stories: dict[str, _Story]) -> None:
+def _read_completions(session: Session, since: int, stories: dict[str, _KeyHistory]) -> None:
     """Of the newest completed jobs each, of older ones by hour."""
-    groups: dict[str, list[_Story]] = {}
+    groups: dict[str, list[_KeyHistory]] = {}
     for story in stories.values():
         for pattern in story.patterns:
             groups.setdefault(pattern, []).append(story)
@@ -149,7 +149,7 @@ def _read_completions(session: Session, since: int, stories: dict[str, _Story]) 
             story.ends.append(at)
 
 
-def _read_others(session: Session, spec: RuleSpec, since: int, stories: dict[str, _Story]) -> None:
+def _read_others(session: Session, spec: RuleSpec, since: int, stories: dict[str, _KeyHistory]) -> None:
     def add(at: int, event: str, subject: str, *, ends: bool = False) -> None:
         if event in spec.on and spec.matches_subject(event, subject):
             kind, _, name = subject.partition(":")
@@ -172,8 +172,8 @@ def _read_others(session: Session, spec: RuleSpec, since: int, stories: dict[str
             add(at, "schedule-missed", f"schedule:{name}")
 
 
-def _story(stories: dict[str, _Story], event: str, key: str, subject: str) -> _Story:
-    return stories.setdefault(key, _Story(event, subject))
+def _story(stories: dict[str, _KeyHistory], event: str, key: str, subject: str) -> _KeyHistory:
+    return stories.setdefault(key, _KeyHistory(event, subject))
 
 
 # --- the policy on one key -------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class _Replay:
     """The alerts about one key, one after another."""
 
     spec: RuleSpec
-    story: _Story
+    story: _KeyHistory
     open: Optional[Alert] = None
     last_at: Optional[int] = None  # the last notice of a closed alert
     closings: list[int] = field(default_factory=list)
@@ -227,7 +227,7 @@ class _Replay:
                 self.take(self.open, step, at)
 
 
-def _told(spec: RuleSpec, key: str, story: _Story, now: int) -> Iterable[Message]:
+def _told(spec: RuleSpec, key: str, story: _KeyHistory, now: int) -> Iterable[Message]:
     replay = _Replay(spec, story)
     for at, is_end in _in_order(story, is_group=key.startswith(GROUP)):
         replay.pass_until(at)
@@ -239,7 +239,7 @@ def _told(spec: RuleSpec, key: str, story: _Story, now: int) -> Iterable[Message
     return [message for message in replay.messages if message.at <= now]
 
 
-def _in_order(story: _Story, *, is_group: bool) -> Iterator[tuple[int, bool]]:
+def _in_order(story: _KeyHistory, *, is_group: bool) -> Iterator[tuple[int, bool]]:
     """Times of notices and ends. A group ends only after a calm time, and the first end after it counts."""
     moments: list[tuple[int, Any]] = sorted([(at, False) for at in story.notices] + [(at, True) for at in story.ends])
     last: Optional[int] = None  # the last notice that no end has followed

@@ -1,17 +1,17 @@
-"""Reads and validates the description of a rule: of which events a channel hears, and when.
+"""Reads and validates the description of a rule: which events send messages to a channel, and when.
 
 The fields, in JSON, in a form and on the command line:
 
 - `name`, and `channel`: the name of a channel.
 - `on`: events of `core/notices.py`, as a list or as a text with commas between them.
-- `queue`, `schedule`: only about this queue or schedule. `command`: only about jobs with this command, a glob in which
+- `queue`, `schedule`: only events of this queue or schedule. `command`: only jobs with a matching command; a glob where
   `*` also matches spaces and line ends, such as `*backup.sh*`.
-- `after`: about jobs, tell only when so many failed without a recovery in between; from 1 to 1000.
-- `older_than`: of queue-old, seconds or a duration such as 10min; from 1 min to 30 d.
-- `quiet_hours`: such as '22:00-07:00 Europe/Berlin'; without a zone, UTC. Messages wait until they end.
+- `after`: for jobs, send a message only after this many failures without a recovery in between; from 1 to 1000.
+- `older_than`: for queue-old, seconds or a duration such as 10min; from 1 min to 30 d.
+- `quiet_hours`: such as '22:00-07:00 Europe/Berlin'; without a zone, UTC. In these hours messages wait.
 
-A condition applies to the events that have such a thing: a disk has no queue. A rule that names a condition which none
-of its events has is refused.
+A condition applies only to some events: a disk has no queue. A rule with a condition that applies to none of its events
+is refused.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class RuleSpec:
     Attributes:
         on: events, in the order of EVENTS.
         queue, schedule, command: conditions; None: any.
-        after: notices of one failure group, without a recovery in between, from which it tells.
+        after: failures of one group, without a recovery in between, that the first message needs.
         older_than: seconds that a queue's oldest pending job has waited.
     """
 
@@ -176,7 +176,7 @@ def _useless(values: Mapping[str, Any]) -> list[FieldError]:
     on = values.get("on")
     usual = {"after": 1, "older_than": OLDER_THAN}
     return [
-        FieldError(key, f"applies to none of these events. It is for {', '.join(events)}.")
+        FieldError(key, f"does not apply to these events. It applies to {', '.join(events)}.")
         for key, events in APPLIES_TO.items()
         if on and values.get(key) not in (None, usual.get(key)) and not {*events} & {*on}
     ]

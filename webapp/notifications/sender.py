@@ -39,7 +39,7 @@ GIVE_UP_AFTER = clock.DAY
 HOUR = 3600 * clock.SECOND
 LONGEST_RUN = 600.0  # seconds; what is left then gets the next sender
 MAX_BODY = 20_000  # characters of a message that the history keeps
-CAPPED = "suppressed: the channel has sent as many messages as it may per hour"  # the answer of these deliveries
+CAPPED = "suppressed: the channel has reached its limit per hour"  # the answer of these deliveries
 
 _SUPPRESS = """
 UPDATE deliveries SET state = 'suppressed', ended_at = :now, answer = :answer
@@ -82,7 +82,7 @@ class _Task:
 
 
 def deliver(channel_id: int, config: Config, say: Callable[[str], object]) -> int:
-    """Send what waits; return the exit code. Says a line for each message, never a secret."""
+    """Send the waiting messages; return the exit code. Prints a line for each message, never a secret."""
     until = time.monotonic() + LONGEST_RUN
     while time.monotonic() < until:
         with reading() as session:
@@ -100,7 +100,7 @@ def deliver(channel_id: int, config: Config, say: Callable[[str], object]) -> in
 
 
 def _next(session: Session, channel_id: int, config: Config) -> Union[_Task, str]:
-    """The next message; a sentence if there is nothing to do."""
+    """The next message, or a sentence if there is nothing to do."""
     channel = session.get(Channel, channel_id)
     if channel is None:
         return f"channel {channel_id} does not exist any more"
@@ -110,7 +110,7 @@ def _next(session: Session, channel_id: int, config: Config) -> Union[_Task, str
     due = Delivery.channel_id == channel_id, Delivery.state == "waiting", Delivery.not_before <= now
     delivery = session.scalar(select(Delivery).where(*due).order_by(Delivery.id).limit(1))
     if delivery is None:
-        return f"{channel.name}: no message waits"
+        return f"{channel.name}: no messages waiting"
     is_old = now - max(delivery.created_at, delivery.not_before) > GIVE_UP_AFTER
     is_capped = not is_old and delivery.kind != "test" and _is_capped(session, channel, now)
     built = None
@@ -140,7 +140,7 @@ def _is_capped(session: Session, channel: Channel, now: int) -> bool:
 
 
 def _suppress(channel_id: int) -> int:
-    """Suppress what waits now but the newest message, which waits until the limit allows it. Returns how many."""
+    """Suppress the waiting messages except the newest, which waits until the limit allows it. Returns how many."""
     with transaction_on(database(), wakes_workers=False) as transaction:
         now = clock.now()
         values = {"channel": channel_id, "now": now}

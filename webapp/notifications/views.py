@@ -23,7 +23,7 @@ from webapp.notifications.channels import ChannelSpec
 from webapp.notifications.rules import RuleSpec
 
 APPRISE_MISSING = "Apprise is not installed. Set QUEUECTL_EXTRAS=notify in .env, and restart the workers."
-OVERDUE = 600 * clock.SECOND  # so long a message waits before `doctor` asks whether a worker runs
+OVERDUE = 600 * clock.SECOND  # a message that waits longer is overdue: `doctor` asks whether a worker runs
 RECENT = 10_000  # messages
 _WAITS: ColumnElement[bool] = literal_column("deliveries.state = 'waiting'")  # the text of the partial index
 _IS_OPEN: ColumnElement[bool] = literal_column("alerts.closed_at IS NULL")
@@ -81,7 +81,7 @@ class DeliveryView:
 
     @property
     def detail(self) -> dict[str, Any]:
-        """What the message tells."""
+        """The facts of the message."""
         found: dict[str, Any] = json.loads(self.row.detail)
         return found
 
@@ -114,12 +114,12 @@ def channel_names(session: Session) -> list[str]:
 
 
 def failing_channels(session: Session) -> list[ChannelView]:
-    """Channels whose last message failed, or that try in vain to send one; `failure` of each is that message."""
+    """Channels whose last message failed or is being retried; `failure` of each is that message."""
     return [view for view in channels(session) if view.failure is not None]
 
 
 def obstacle(view: ChannelView, config: Config) -> Optional[str]:
-    """What this process lacks to send to a channel, as a sentence."""
+    """Why this process cannot send to a channel, as a sentence."""
     if view.spec.kind == "mail" and not config.smtp_url:
         return f"no mail server is configured. Set {SMTP_URL} in .env, and restart the workers."
     if view.spec.kind == "apprise" and not has_apprise():
@@ -186,7 +186,7 @@ def has_rules(session: Session) -> bool:
 
 
 def last_messages(session: Session) -> dict[int, Delivery]:
-    """The newest message of each rule, by the rule's id; of a rule that was silent for RECENT messages, none."""
+    """The newest message of each rule, by the rule's id; none for a rule without one in the last RECENT messages."""
     recent = select(Delivery.id, Delivery.rule_id).order_by(Delivery.id.desc()).limit(RECENT).subquery()
     newest = select(func.max(recent.c.id)).where(recent.c.rule_id.is_not(None)).group_by(recent.c.rule_id)
     found = session.scalars(select(Delivery).where(Delivery.id.in_(newest)))
@@ -272,7 +272,7 @@ def delivery(session: Session, delivery_id: int) -> DeliveryView:
 
 
 def watches(session: Session, job_seq: int) -> list[str]:
-    """The channels that hear of the end of a job, by name."""
+    """The channels that get a message when a job ends, by name."""
     of_job = select(Channel.name).join(JobWatch, JobWatch.channel_id == Channel.id).where(JobWatch.job_seq == job_seq)
     return list(session.scalars(of_job.order_by(Channel.name)))
 
@@ -361,7 +361,7 @@ def delivery_json(view: DeliveryView) -> dict[str, Any]:
 
 
 def whole_delivery_json(view: DeliveryView) -> dict[str, Any]:
-    """A message with its text (null before the first try) and what it tells."""
+    """A message with its text (null before the first attempt) and its facts."""
     return {**delivery_json(view), "body": view.row.body, "detail": view.detail}
 
 

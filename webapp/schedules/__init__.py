@@ -1,1 +1,1 @@
-"""Schedules: when a job is due again and again, the ledger of what was decided, and the decider that enqueues."""
+"""Schedules: when jobs are due, the ledger of fires, and the decider that enqueues jobs."""

@@ -1,7 +1,7 @@
-"""What people and programs do to schedules. Console, CLI and API call these; each is one durable transaction.
+"""The actions of users and programs on schedules. Console, CLI and API call these; each is one durable transaction.
 
-Adding, editing and resuming start from now: fires that were due before do not run. Those that nothing had decided are
-in the ledger as skipped, from where `run_fires` can run them.
+Adding, editing and resuming start from now: fires that were due before do not run. Undecided
+ones are recorded in the ledger as skipped, and `run_fires` can run them.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def apply(changes: Sequence[Change], actor: str) -> None:
             row = decider.named(transaction, change.name, lock=True)
             if (row is not None) != change.known:
                 what = "added" if row is not None else "removed"
-                raise Outdated(f"schedule {change.name} was {what} meanwhile. Nothing was changed. Try again.")
+                raise Outdated(f"schedule {change.name} has been {what}. Nothing was changed. Try again.")
             if row is None and change.spec is not None:
                 _add(transaction, change.spec, actor)
             elif row is not None and change.spec is None:
@@ -267,7 +267,7 @@ def _remove(transaction: Transaction, row: Row, actor: str) -> None:
 
 
 def _obey_overlap(transaction: Transaction, spec: ScheduleSpec, number: int = 1) -> None:
-    """Raise Conflict if so many jobs may not start now."""
+    """Raise Conflict if this number of jobs must not start now."""
     if spec.overlap == "allow":
         return
     active = transaction.execute(_ACTIVE, {"name": spec.name}).fetchone()
@@ -305,7 +305,7 @@ def _find(transaction: Transaction, name: str, seen: Optional[int] = None) -> Ro
     if row is None:
         raise NotFound(f"no such schedule: {name[:128]!r}.")
     if seen is not None and row.version != seen:
-        raise Outdated(f"schedule {name} was changed meanwhile by another user. Nothing was saved.")
+        raise Outdated(f"another user has changed schedule {name}. Nothing was saved.")
     return row
 
 

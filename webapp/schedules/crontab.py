@@ -1,4 +1,4 @@
-"""Reads a crontab into schedules, and reports each line that does not carry over."""
+"""Reads a crontab into schedules, and reports each line that cannot be imported."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _is_zone(name: str) -> bool:
 
 def _take_variable(variables: dict[str, str], name: str, value: str) -> Iterator[str]:
     if name == "MAILTO":
-        yield "MAILTO is not imported: cron mails the output, the console shows it."
+        yield "MAILTO is not imported: output is not mailed. See it in the console, or add a notification rule."
     elif name == "SHELL":
         variables[name] = value
         if value not in {"/bin/sh", "sh"}:
@@ -159,7 +159,7 @@ def _read_entry(
     command = rest[-1]
     if cron == "@reboot":
         entry.notes.append(
-            "not imported: @reboot has no time. Start the command with the machine, for example by systemd."
+            "not imported: @reboot has no time. Start the command at boot in another way, for example with systemd."
         )
         return
     if _UNESCAPED_PERCENT.search(command):

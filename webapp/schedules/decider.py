@@ -157,7 +157,7 @@ class Decider:
         for some in _transactions(self._readable(rows, now)):
             with connection.transaction(wakes_workers=True) as transaction:
                 if clock.now() - now > LONGEST_WAIT:
-                    return True  # look again: some of these fires are not on time any more
+                    return True  # look again: some of these fires are no longer on time
                 decided += decide_all(transaction, some, now)
         self._checkpoint(decided)
         return decided > 0
@@ -208,7 +208,7 @@ class Decider:
         try:
             due = due_of(row, now)
             following = due.following
-        except Exception as error:  # other schedules go on
+        except Exception as error:  # other schedules continue
             broken = _why_broken(row, error)
         if due is not None and due.fires:
             return due
@@ -224,7 +224,7 @@ def _refreshed(row: Row) -> Optional[dict[str, Any]]:
     """The values of _REFRESH, if they change anything."""
     try:
         return _refresh_values(row, spec_of(row.text).timing.next_after(row.cursor), None)
-    except Exception as error:  # other schedules go on
+    except Exception as error:  # other schedules continue
         return _refresh_values(row, None, _why_broken(row, error))
 
 

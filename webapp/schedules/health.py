@@ -1,4 +1,4 @@
-"""Late, long and failing schedules. A breach is stored once, and an event says so; its end is another event.
+"""Late, long and failing schedules. A breach is stored once, with an event; its end is another event.
 
 In plain SQL, because the maintenance process runs it.
 """

@@ -85,7 +85,7 @@ def decide(
     for place, one in enumerate(wanted):
         decision = one
         if one.runs and spec.overlap == "skip" and (active or started):
-            holder = active[0] if active else "the fire before"
+            holder = active[0] if active else "the previous fire"
             decision = Decision(one.due, "skipped", f"overlap: {holder} has not ended")
         elif one.runs and spec.overlap in WAITS_FOR_END:
             if active or (started and spec.overlap == "queue_all"):
@@ -109,17 +109,16 @@ def _without_overlap(
         return Decision(due, "fired")
     late = duration((now - due) / clock.SECOND)
     if spec.catch_up_window is not None and now - due > clock.seconds(spec.catch_up_window):
-        return Decision(
-            due, "skipped", f"too late: decided {late} later, the window is {duration(spec.catch_up_window)}"
-        )
+        window = duration(spec.catch_up_window)
+        return Decision(due, "skipped", f"too late: {late} late, and the catch-up window is {window}")
     if spec.not_later_than is not None and now > _limit(spec, due):
         return Decision(due, "skipped", f"too late: after {time_of_day(spec.not_later_than)}")
     if spec.catch_up == "none":
-        return Decision(due, "missed", f"decided {late} later, and catch-up is none")
+        return Decision(due, "missed", f"{late} late, and catch-up is none")
     most = 1 if spec.catch_up == "last" else spec.catch_up_max
     if following >= most:
         kept = "the last fire" if most == 1 else f"the last {most} fires"
-        return Decision(due, "missed", f"decided {late} later, and catch-up runs only {kept}")
+        return Decision(due, "missed", f"{late} late, and catch-up runs only {kept}")
     return Decision(due, "caught_up", f"{late} late")
 
 

@@ -45,13 +45,13 @@ class ScheduleSpec:
     Attributes:
         job: what each fire enqueues, without id, delay and run_at.
         overlap: what a fire does while a job of this schedule waits or runs.
-        catch_up: which fires run that nothing decided in time, for example while the machine was off.
+        catch_up: which late fires run, for example those from when the machine was off.
         catch_up_window: seconds; fires that are later than this do not run.
-        catch_up_max: with catch_up=all, only so many of the latest run.
+        catch_up_max: with catch_up=all, the number of fires that run, the newest ones.
         not_later_than: minutes since midnight in the schedule's zone. A late fire does not run after the first such
             time that follows it.
         late_after: seconds after which a fire whose job has not started counts as late.
-        failing_after: so many last jobs that ended dead make the schedule count as failing.
+        failing_after: the schedule counts as failing when this many of its last jobs are dead.
     """
 
     timing: Timing
@@ -170,7 +170,7 @@ def _job(value: object) -> JobSpec:
     spec = job_spec.parse(value)
     for key in ("id", "delay", "run_at"):
         if getattr(spec, key) is not None:
-            raise SpecError([FieldError(key, "is not allowed here: each fire makes a new job when it is due.")])
+            raise SpecError([FieldError(key, "is not allowed here: each fire submits a new job when it is due.")])
     return spec
 
 

@@ -49,7 +49,7 @@ class Timing:
         name: of the schedule; `H` and `spread` choose a time by its hash.
         every: seconds between two fires, counted from `anchor`.
         anchor: microseconds since 1970 UTC.
-        spread: seconds; all fires are later by a fixed part of this.
+        spread: seconds; all fires are delayed by a fixed time up to this.
         starts_at, ends_at: microseconds; no fire is before or after.
     """
 
@@ -235,14 +235,14 @@ def _explained(cron: str) -> str:
 
 @dataclass(frozen=True)
 class ClockChange:
-    """A fire that a change of the clock touches. `wall`: its time in the zone, without offset."""
+    """A fire that a clock change affects. `wall`: its time in the zone, without offset."""
 
     wall: datetime
     words: str
 
 
 def clock_changes(timing: Timing, start: int, end: int) -> list[ClockChange]:
-    """What changes of the clock do to fires between two moments (microseconds since 1970 UTC)."""
+    """How clock changes affect the fires between two moments (microseconds since 1970 UTC)."""
     if timing.cron is None:
         return []
     zone, cron = zone_of(timing.tz), plain_cron(timing.cron, timing.name)

@@ -26,7 +26,7 @@ from webapp.schedules.spec import ScheduleSpec, to_json
 RUNS = 30  # of a sparkline
 STRIP_SCHEDULES = 300  # schedules that the next 24 hours show
 SHOWN = ("paused", "attention")  # values of `show`
-GRACE = 60 * clock.SECOND  # a fire that nothing decided for so long is late: no supervisor runs
+GRACE = 60 * clock.SECOND  # a fire that is undecided for this long is late: no supervisor runs
 _MEANT = ("overlap:", "not enqueued:")  # reasons of fires that did not run, and should not
 _HAS_SCHEDULE: ColumnElement[bool] = literal_column(
     "jobs.schedule IS NOT NULL"
@@ -110,7 +110,7 @@ def problems(row: Schedule, now: int) -> list[str]:
     broken = why_broken(row)
     found = [] if broken is None else [f"broken: {broken}"]
     if is_undecided(row, now):
-        found.append("late: no worker supervisor decided its last fire")
+        found.append("late: no supervisor handled its last fire")
     names = {"late": "late: its job has not started", "long": "running longer than usual", "failing": "failing"}
     return found + [names[breach] for breach in BREACHES if getattr(row, f"{breach}_since") is not None]
 
@@ -120,7 +120,7 @@ def is_paused(row: Schedule) -> bool:
 
 
 def is_undecided(row: Schedule, now: int) -> bool:
-    """Whether a fire is due since so long that no supervisor seems to run."""
+    """Whether a fire has been due for so long that no supervisor seems to run."""
     return row.waiting_since is None and row.next_fire_at is not None and row.next_fire_at < now - GRACE
 
 
@@ -146,7 +146,7 @@ def described(row: Schedule) -> Optional[ScheduleSpec]:
 
 
 def why_broken(row: Schedule) -> Optional[str]:
-    """Why it does nothing, also if no decider has noticed yet. None: it works."""
+    """Why it is broken, even if no decider has noticed yet. None: it works."""
     try:
         spec_of(row.spec)
     except SpecError as error:
@@ -236,7 +236,7 @@ def fires(
 
 
 def not_run(session: Session, row: Schedule) -> Optional[NotRun]:
-    """The newest fires, if a person may want to run them now. Not those that a running job or the queue kept off."""
+    """The newest fires, if a user may want to run them now. Not those that the overlap or the queue prevented."""
     newest = fires(session, row, MOST_RUN + 1)
     found = list(takewhile(lambda fire: fire.job_id is None and not (fire.reason or "").startswith(_MEANT), newest))
     if not found:
@@ -246,7 +246,7 @@ def not_run(session: Session, row: Schedule) -> Optional[NotRun]:
     if all(fire.reason == "paused" for fire in found):
         what = f"{was} skipped while it was paused"
     elif all(fire.outcome == "missed" or (fire.reason or "").startswith("too late") for fire in found):
-        what = f"{was} missed while no worker supervisor ran"
+        what = f"{was} missed while no supervisor ran"
     return NotRun([fire.due_at for fire in found[:MOST_RUN]], cut, f"{'More than ' * cut}{number} {what}")
 
 

@@ -87,7 +87,7 @@ class _Figures(Collector):
             yield _by_label(
                 CounterMetricFamily(
                     _PREFIX + "http_requests",
-                    "Answered requests by class of status, without health checks, since the console started.",
+                    "Requests by class of status, without health checks, since the console started.",
                     labels=["status"],
                 ),
                 self._requests,
@@ -143,9 +143,9 @@ def _workers(session: Session) -> Iterator[Metric]:
         states[WORKER_STATES[row.requested_state] if row.seen_at >= fresh else LOST] += 1
     yield _by_label(GaugeMetricFamily(_PREFIX + "workers", "Worker processes by state.", labels=["state"]), states)
     slots = sum(row.slots for row in rows if row.seen_at >= fresh)
-    yield _gauge("slots", "Jobs that the workers which respond can run at the same time.", slots)
+    yield _gauge("slots", "Jobs that the responding workers can run at the same time.", slots)
     used = session.scalar(select(func.count()).select_from(Job).where(in_state("processing"))) or 0
-    yield _gauge("slots_used", "Running jobs, those of queuectl itself included.", used)
+    yield _gauge("slots_used", "Running jobs, including jobs of queuectl itself.", used)
 
 
 def _schedules(session: Session) -> Iterator[Metric]:

@@ -1,1 +1,1 @@
-"""What a supervisor keeps in order: lost workers, unfinished actions, roll-ups, old rows."""
+"""Upkeep of the queue beside the workers: lost workers, unfinished actions, roll-ups, old rows."""

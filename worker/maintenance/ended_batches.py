@@ -1,4 +1,4 @@
-"""Deletes ended batches with all their jobs: steps of `retention.py`. A batch goes when each of its jobs may go."""
+"""Deletes ended batches with all their jobs: steps of `retention.py`. It waits until all jobs are old enough."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class EndedBatches:
             return
         with writing(self._lock_timeout, wakes_workers=False) as session:
             if seqs:
-                # The condition again, because a person may have requeued one of them.
+                # The condition again, because a user may have requeued one of them.
                 session.execute(delete(Job).where(Job.seq.in_(seqs), ended))
             if len(first) < deletion.JOBS and len(seqs) == len(first):
                 self._deleting = None

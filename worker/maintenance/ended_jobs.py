@@ -45,7 +45,9 @@ class Walk:
     breaks_batches: bool = False
     _position: tuple[int, int] = field(default=(-1, -1), init=False)
     _start: Optional[int] = field(default=None, init=False)
-    _waited_for: Optional[int] = field(default=None, init=False)  # when the first job ended that stays for others
+    _waited_for: Optional[int] = field(
+        default=None, init=False
+    )  # when the first job ended that stays because of other jobs
 
     def delete_jobs(self, most: Optional[int] = None) -> tuple[int, bool]:
         """Delete up to `most` jobs with their attempts. Returns how many, and whether there may be more."""
@@ -61,7 +63,7 @@ class Walk:
         gone = 0
         if seqs:
             with writing(self.lock_timeout, wakes_workers=False) as session:
-                # The condition again, because a person may have requeued one of them.
+                # The condition again, because a user may have requeued one of them.
                 statement = delete(Job).where(Job.seq.in_(seqs), self._old()).returning(Job.seq)
                 gone = len(session.execute(statement).all())
         if len(seqs) < len(found):

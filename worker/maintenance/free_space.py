@@ -10,7 +10,7 @@ from webapp.db import engines
 from webapp.db.engines import raising_as_sqlalchemy, reading
 
 PAGES = 1000  # 4 MiB, that one transaction returns; 10 ms
-RESERVE = 20  # one page in so many stays free: new jobs use it before the next round
+RESERVE = 20  # one page in this many stays free: new jobs use it before the next round
 CHECKPOINT_TIMEOUT = 0.2  # seconds that cutting the log waits for readers, with the write lock
 
 
@@ -34,7 +34,7 @@ def release_pages(lock_timeout: float) -> bool:
 
 
 def cut_log(lock_timeout: float) -> bool:
-    """Empty a log that grew during a long read. A busy queue does it by itself, an idle one would keep it."""
+    """Empty a log that grew during a long read. A busy queue does this anyway; an idle one would keep the log."""
     database = engines.database()
     if not database.is_sqlite:
         return False

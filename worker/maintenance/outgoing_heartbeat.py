@@ -1,6 +1,6 @@
-"""Pings QUEUECTL_HEARTBEAT_URL while jobs are being served: a monitor cannot report its own death.
+"""Pings QUEUECTL_HEARTBEAT_URL while workers take jobs, because a machine cannot report that it is down.
 
-A service elsewhere raises the alarm when the pings stop. Each ping is a thread of its own, so that a slow answer delays
+An external service raises the alarm when the pings stop. Each ping is a thread of its own, so that a slow answer delays
 nothing. The last result is in a file of the home folder, for `doctor`; it does not contain the URL's secret part.
 """
 
@@ -30,7 +30,7 @@ PING_EVERY = 60.0  # seconds
 TIMEOUT = 10.0  # seconds for a connection, and for each part of the answer
 FILE = "heartbeat.json"
 
-# Draining workers take no jobs. A worker that died is marked before this is asked.
+# Draining workers take no jobs. Dead workers are marked before this query.
 _SERVES = "SELECT 1 FROM workers WHERE state = 'running' AND wish = 'run' LIMIT 1"
 
 
@@ -71,12 +71,12 @@ class OutgoingHeartbeat:
         try:
             self._note(_error_of(url))
         except Exception:  # the next ping is another try
-            log.exception("heartbeat: a fault in this program")
+            log.exception("heartbeat: internal error")
 
     def _note(self, error: Optional[str]) -> None:
         """Log a change, and keep the result."""
         if error is not None and not self._fails:
-            log.warning("heartbeat: the ping of %s failed: %s. It is tried again each minute", self._shown, error)
+            log.warning("heartbeat: the ping of %s failed: %s. It is retried every minute", self._shown, error)
         elif error is None and self._fails:
             log.info("heartbeat: the ping of %s works again", self._shown)
         self._fails = error is not None

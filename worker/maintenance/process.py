@@ -40,11 +40,11 @@ log = logging.getLogger("queuectl.maintenance")
 TICK = 3.0  # seconds between ticks; the supervisor reports the end of its own workers at once
 REST = 15.0  # seconds between ticks while nothing runs, if the wake-up signal tells about changes
 SHORT_REST = 0.02  # seconds between ticks while notices are left
-FAULT_PAUSE = 60.0  # seconds after a fault of the notifications
+FAULT_PAUSE = 60.0  # seconds after an error of the notifications
 
 _ANYTHING_RUNS = "SELECT 1 FROM jobs WHERE state = 'processing' LIMIT 1"
 _HAS_BATCHES = "SELECT 1 FROM batches WHERE ended_at IS NULL AND closed_at IS NOT NULL LIMIT 1"
-_HAS_CHANNELS = "SELECT 1 FROM channels LIMIT 1"  # without one there are no rules and no messages
+_HAS_CHANNELS = "SELECT 1 FROM channels LIMIT 1"  # without a channel there are no rules and no messages
 
 
 def run(database: Database, supervisor: int, scaling: Scaling) -> int:
@@ -173,10 +173,10 @@ class _Maintenance:
             if batch_callbacks.decide(connection) == batch_callbacks.STEP:
                 self.rest = SHORT_REST
         except Busy:
-            log.debug("batches wait for the write lock")
+            log.debug("batches: waiting for the write lock")
 
     def _notify(self) -> None:
-        """Turn notices into messages. Last in a tick: it delays no recovery, and its faults stop nothing else."""
+        """Turn notices into messages. Last in a tick: it delays no recovery, and its errors stop nothing else."""
         connection = self._connection
         if time.monotonic() < self._notify_at or connection.scalar(_HAS_CHANNELS) is None:
             return
@@ -188,13 +188,13 @@ class _Maintenance:
             if self._dispatcher.tick():
                 self.rest = SHORT_REST
         except Busy:
-            log.debug("notifications wait for the write lock")
+            log.debug("notifications: waiting for the write lock")
         except Relocated:
             raise
         except connection.errors:
             raise
         except Exception:
-            log.exception("notifications: a fault in this program; next try in %g s", FAULT_PAUSE)
+            log.exception("notifications: internal error; retrying in %g s", FAULT_PAUSE)
             connection.close()
             self._notify_at = time.monotonic() + FAULT_PAUSE
 

@@ -97,7 +97,11 @@ class Retention:
         if self._steps or self._phases:
             return True
         if self._deleted:
-            log.info("deleted %d jobs older than the settings keep", self._deleted, extra={"jobs": self._deleted})
+            log.info(
+                "deleted %d jobs that were older than the retention settings",
+                self._deleted,
+                extra={"jobs": self._deleted},
+            )
         return False
 
     def _by_age(self) -> Iterator[Callable[[], bool]]:

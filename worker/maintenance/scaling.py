@@ -1,8 +1,8 @@
-"""A supervisor's row in the database: that it lives, and how many workers people want.
+"""A supervisor's row in the database: that it is alive, and its desired number of workers.
 
 The supervisor has no database connection. Its maintenance process reads the desired number and reports it. The
-supervisor starts more workers, or does not replace those that leave. Surplus workers are asked to stop through their
-rows, as a person would ask them: those with the fewest jobs first, then the newest. So their jobs finish, and nothing
+supervisor starts more workers, or does not replace those that leave. Surplus workers are stopped through their
+rows, as a user would stop them: those with the fewest jobs first, then the newest. So their jobs finish, and nothing
 is lost if the maintenance process dies.
 """
 

@@ -1,4 +1,4 @@
-"""A thread of the maintenance process that decides fires of schedules on time, whatever else that process does."""
+"""A thread of the maintenance process that decides fires of schedules on time, however busy that process is."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Scheduler:
             connection.close()
             return FAILURE_PAUSE
         except Exception:  # without this thread, no schedule would ever fire again
-            log.exception("schedules: a fault in this program")
+            log.exception("schedules: internal error")
             connection.close()
             return FAILURE_PAUSE
 

@@ -1,7 +1,7 @@
 """Keeps the database below `max_database_size`: batches for `retention.py`.
 
-What goes first: the output of completed jobs, that of cancelled jobs, completed jobs, cancelled jobs; each from the
-oldest on, of all queues, whatever their other settings keep. Dead letters and unfinished jobs stay.
+Deletes in this order: output of completed jobs, output of cancelled jobs, completed jobs, cancelled jobs; each from the
+oldest on, in all queues, even if other settings keep them longer. Dead letters and unfinished jobs stay.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from worker.maintenance.ended_jobs import Walk
 
 log = logging.getLogger("queuectl.retention")
 
-ENOUGH = 0.95  # of the limit: below that it stops
+ENOUGH = 0.95  # of the limit: it deletes until the size is below this
 JOB_SIZE = 1000  # bytes of a job without output, about
 _ALL = 2**62  # a time after all ends
 
 
 class SizeLimit:
-    """One round. It measures the size again when it has deleted as much as was too much."""
+    """One round. When it has deleted the excess, it measures the size again."""
 
     def __init__(self, values: Settings, lock_timeout: float) -> None:
         self._values = values
@@ -82,4 +82,4 @@ class SizeLimit:
         with reading() as session:
             found = size_limit.overrun(session, self._values)
         if found is not None:
-            log.warning("%s, and nothing is left that may be deleted: %s", found, found.rest)
+            log.warning("%s, and nothing more can be deleted: %s", found, found.rest)

@@ -348,7 +348,7 @@ class _Supervisor:
         """Let workers take no new jobs. In a terminal, Ctrl-Z also suspends this process, as it does any command."""
         self._quiet = True
         again = f"kill -CONT {os.getpid()}, or manage.py worker resume"
-        log.warning("%s: workers finish their jobs and take no new ones. To go on: %s", name, again)
+        log.warning("%s: workers finish their jobs and take no new ones. To resume: %s", name, again)
         self._send_to_workers(QUIET)
         if name == "SIGTSTP" and is_in_foreground():
             os.kill(os.getpid(), signal.SIGSTOP)  # until `fg` or `bg`, which send SIGCONT

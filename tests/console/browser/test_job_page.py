@@ -335,7 +335,7 @@ def test_many_lines_become_many_jobs_after_corrections(page: Page) -> None:
     page.get_by_role("button", name="Submit job").click()
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("Fix these 2 fields")
-    expect(page.locator("#id-problem")).to_contain_text("An id is for one job")
+    expect(page.locator("#id-problem")).to_contain_text("An id applies to one job")
     expect(page.get_by_label("One job per line")).to_be_checked()
     assert submitted() == []
     page.fill("#id", "")

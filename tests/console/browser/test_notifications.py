@@ -15,7 +15,7 @@ from webapp.lib import clock
 
 def test_the_first_rule_is_made_from_the_overview(page: Page) -> None:
     page.goto("/")
-    page.get_by_role("link", name="Send a message when jobs fail").click()
+    page.get_by_role("link", name="Set up notifications").click()
     expect(page.get_by_label("Mail addresses")).to_be_focused()
     expect(page.get_by_label("URL")).to_be_hidden()
     page.get_by_label("Webhook").check()

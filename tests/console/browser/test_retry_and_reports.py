@@ -30,7 +30,9 @@ def test_rules_are_previewed_mended_and_saved(open_browser: Any, watched: Any, w
     assert faults_of(page) == []
     page.fill("#retry", "exit 1: bury\noutput no such host: bury")
     page.click("text=Preview")
-    expect(page.locator("#preview")).to_contain_text("1 of the last 4 failed attempts would have ended otherwise")
+    expect(page.locator("#preview")).to_contain_text(
+        "1 of the last 4 failed attempts would have had a different result"
+    )
     assert faults_of(page) == []
     page.click("text=Save rules")
     expect(page.locator("body")).to_contain_text("Retry rules of queue default saved.")

@@ -145,7 +145,7 @@ def test_a_failure_is_logged_once_and_so_is_the_recovery_and_neither_has_the_sec
         minute()
         assert (heart.error is None) == (status < 300)
     first, last = [record.getMessage() for record in caplog.records]
-    assert first.endswith("/… failed: HTTP status 500. It is tried again each minute")
+    assert first.endswith("/… failed: HTTP status 500. It is retried every minute")
     assert last.endswith("/… works again")
     monitor.close()
     heart.beat()

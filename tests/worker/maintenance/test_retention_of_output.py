@@ -196,7 +196,7 @@ def test_if_output_is_not_enough_jobs_are_deleted_and_the_rest_is_reported(caplo
     assert left() == {unfinished.id, *(job.id for job in dead)}
     assert all(outputs()[job.id] != [b""] for job in dead)
     told = caplog.records[-1].getMessage()
-    assert "more than max_database_size (1.0 MiB), and nothing is left that may be deleted" in told
+    assert "more than max_database_size (1.0 MiB), and nothing more can be deleted" in told
     assert "4 dead letters, 1 unfinished job and the records of the queue" in told
     with reading() as session:
         found = size_limit.overrun(session, settings.load(session), only_stuck=True)

@@ -254,7 +254,7 @@ def _give_up_copy(source: Side, target: Side, ours: Move, reporter: Reporter, fo
             marker.unblock_target(target, ours.id)
             raise MoveError(
                 f"the queue at {target.address} was used since: {', '.join(differences)}. To keep these changes, move "
-                "the queue from there to an empty database. To give them up, use --force."
+                "the queue from there to an empty database. To discard them, use --force."
             )
 
     def close(connection: Connection) -> None:

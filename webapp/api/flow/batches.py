@@ -43,7 +43,9 @@ class BatchRequest(Schema):
     name = ma.String(required=True, metadata={"description": job_spec.NAME_RULE, "pattern": NAME_PATTERN})
     open = fields.optional(ma.Boolean, "true: a new batch stays open for more jobs, until it is closed")
     on_done = ma.Nested(Callback, allow_none=True, metadata={"description": "enqueued when all its jobs have ended"})
-    on_death = ma.Nested(Callback, allow_none=True, metadata={"description": "enqueued when its first job is dead"})
+    on_death = ma.Nested(
+        Callback, allow_none=True, metadata={"description": "enqueued when the first of its jobs is dead"}
+    )
 
 
 class JobsRequest(Schema):
@@ -62,13 +64,15 @@ class Ids(fields.Answer):
     held = ma.List(
         ma.Integer(),
         required=True,
-        metadata={"description": "the places, from 0, whose id is that of the job that holds the unique key"},
+        metadata={
+            "description": "positions, from 0, of jobs that were not stored: their id is that of the key's holder"
+        },
     )
-    warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
+    warnings = fields.strings("likely mistakes, such as `run_at` in the past; usually empty")
 
 
 class BatchCallback(fields.Answer):
-    event = fields.text("what was decided", enum=["done", "death"])
+    event = fields.text("the event: done or death", enum=["done", "death"])
     generation = fields.integer("of the batch")
     at = fields.time("when")
     job_id = fields.text("the job that was enqueued", null=True)
@@ -81,7 +85,7 @@ class Batch(fields.Answer):
     created_by = fields.text("who created it")
     closed_at = fields.time("when it was closed", null=True)
     ended_at = fields.time("when all its jobs had ended", null=True)
-    generation = fields.integer("1, and one more each time that a requeue of its jobs reopens it")
+    generation = fields.integer("starts at 1, and grows when a requeue of its jobs reopens it")
     jobs = fields.mapping("number of jobs by state", ma.Integer())
     total = fields.integer("number of jobs; discarded ones are not counted")
     ended = fields.integer("number of jobs that have ended")
@@ -89,14 +93,16 @@ class Batch(fields.Answer):
     left = fields.integer("number of jobs that have not ended")
     capped = fields.boolean(f"whether a state has more than {batches.CAP:,} jobs, where counts stop")
     per_minute = fields.number("jobs that ended per minute, over the last 5 minutes")
-    seconds_left = fields.integer("at this rate; null: nothing is left, or nothing ended lately", null=True)
+    seconds_left = fields.integer(
+        "estimated seconds until all jobs have ended; null: none are left, or none ended recently", null=True
+    )
     on_done = ma.Dict(
         required=True, allow_none=True, metadata={"description": "enqueued when all its jobs have ended; env masked"}
     )
     on_death = ma.Dict(
         required=True, allow_none=True, metadata={"description": "enqueued when its first job is dead; env masked"}
     )
-    callbacks = fields.list_of(BatchCallback, "what was decided, newest first; empty in lists")
+    callbacks = fields.list_of(BatchCallback, "events with their callbacks, newest first; empty in lists")
 
 
 class BatchQuery(Schema):
@@ -111,7 +117,7 @@ class BatchPage(fields.Answer):
     previous = fields.text("always null", null=True)
 
 
-routes = Noun("Batches", "A batch is a set of jobs with a common progress, and callbacks at its end.")
+routes = Noun("Batches", "A batch groups jobs. It has a progress, and callbacks when its jobs end or die.")
 
 
 BATCH = {
@@ -124,7 +130,7 @@ BATCH = {
 def submit_jobs() -> Response:
     """Submit up to 1,000 jobs; either all are stored or none.
 
-    They may follow each other by their ids, in any order. In an error, `place` is the position of the job, from 0.
+    They may depend on each other by their ids, in any order. In an error, `place` is the position of the job, from 0.
     """
     data = request_body.raw()
     batch = core_batches.read(data["batch"]) if isinstance(data, dict) and "batch" in data else None
@@ -190,22 +196,22 @@ def create_batch() -> Response:
 
 @routes.on("GET", "/batches/<name>", {200: Batch}, scope="read")
 def get_batch(name: str) -> Any:
-    """Get a batch with its progress and what was decided about it."""
+    """Get a batch with its progress and its callbacks."""
     return _one(name)
 
 
 @routes.on("POST", "/batches/<name>/close", {200: Batch}, scope="submit", repeatable=True, errors=(409,))
 def close_batch(name: str) -> Response:
-    """Let no more jobs join. Its callbacks follow when all its jobs have ended."""
+    """Close a batch: no more jobs can join. Its callbacks run when all its jobs have ended."""
     request_body.no_body()
     if not batches.close(name, actor()):
-        raise Problem("conflict", f"Batch {name} was closed already. Nothing was changed.")
+        raise Problem("conflict", f"Batch {name} is already closed. Nothing was changed.")
     return request_body.answer(_one(name))
 
 
 @routes.on("POST", "/batches/<name>/requeue", {200: ActAnswer, 202: ActAnswer}, scope="operate", repeatable=True)
 def requeue_batch(name: str) -> Response:
-    """Requeue its dead jobs, with retries reset. If it had ended, its callbacks follow again."""
+    """Requeue its dead jobs, with retries reset. If it had ended, its callbacks run again."""
     return _apply("requeue", name, "dead")
 
 

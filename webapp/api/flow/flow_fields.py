@@ -14,14 +14,14 @@ from webapp.core.flow.after import WANTS
 from webapp.jobs.flow import limit_use
 
 RETRY: Mapping[str, Any] = {
-    "description": "what follows a failed attempt: an object, or lines such as `exit 75: wait`; default: those of the "
-    "queue, else the settings",
+    "description": "what to do after a failed attempt: an object, or lines such as `exit 75: wait`; default: those of "
+    "the queue, else the settings",
     "anyOf": [
         {
             "type": "object",
             "properties": {
                 "rules": {
-                    "description": "the first that matches decides: `exit` (codes and ranges), `signal` or `output` "
+                    "description": "the first matching rule applies: `exit` (codes and ranges), `signal` or `output` "
                     "(a pattern), or none for any failure; `do`: retry, wait, bury or success",
                     "type": ["array", "null"],
                     "items": {"type": "object"},
@@ -41,7 +41,7 @@ RETRY: Mapping[str, Any] = {
     "examples": [{"rules": [{"exit": [75], "do": "wait"}, {"exit": ["64-78"], "do": "bury"}]}],
 }
 UNIQUE: Mapping[str, Any] = {
-    "description": "at most one job holds this key; a text is the key with the defaults",
+    "description": "at most one job holds this key; a text is a key with the defaults",
     "anyOf": [
         {"type": "string", "minLength": 1, "maxLength": unique_keys.MAX_KEY},
         {
@@ -76,21 +76,21 @@ class Report(fields.Answer):
     progress = fields.number("0 to 1", null=True)
     note = fields.text("what it does", null=True)
     result = ma.Dict(required=True, allow_none=True, metadata={"description": "what it found"})
-    retry_after = fields.number("seconds that a retry shall wait", null=True)
-    fault = fields.text("why some of what it wrote was left out", null=True)
+    retry_after = fields.number("seconds to wait before the retry", null=True)
+    fault = fields.text("why part of the report was ignored", null=True)
     updated_at = fields.time("when this was stored")
 
 
 class Block(fields.Answer):
     reason = fields.text("why the limit keeps it from starting", enum=list(limit_use.KINDS))
     key = fields.text("the key")
-    text = fields.text("the same for people")
+    text = fields.text("the reason, as a text")
     holders = fields.strings("ids of running jobs that hold the key, up to 20")
     opens_at = fields.time("when the rate allows the next start", null=True)
-    first = fields.text("id of an earlier job that waits for the key", null=True)
+    first = fields.text("id of a job ahead that waits for the key", null=True)
 
 
 class AfterJob(fields.Answer):
-    job = fields.text("id of the job that it follows")
+    job = fields.text("id of the job that it depends on")
     on = fields.text("how that must end", enum=list(WANTS))
     state = fields.text("its state; null: it was discarded", null=True)

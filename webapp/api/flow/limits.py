@@ -27,16 +27,16 @@ class LimitRequest(Schema):
         ma.Integer, "jobs that may run at a time; default: any number", minimum=0, maximum=rules.MOST_RUNNING
     )
     rate = fields.optional(
-        ma.String, "jobs that may start in a window, such as 10/min, 100/h or 5/30s; default: any number"
+        ma.String, "jobs that may start within a period, such as 10/min, 100/h or 5/30s; default: any number"
     )
-    note = fields.optional(ma.String, "why it exists", maxLength=limits.NOTE_LIMIT)
+    note = fields.optional(ma.String, "what it is for", maxLength=limits.NOTE_LIMIT)
 
 
 class Limit(fields.Answer):
     key = fields.text("the key; with a final * for each key that begins so; queue:NAME for all jobs of a queue")
     max = fields.integer("jobs that may run at a time; null: any number", null=True)
-    rate = fields.text("jobs that may start in a window; null: any number", null=True)
-    note = fields.text("why it exists", null=True)
+    rate = fields.text("jobs that may start within a period; null: any number", null=True)
+    note = fields.text("what it is for", null=True)
     running = fields.integer("jobs that hold it now")
     holders = fields.strings("their ids, up to 20")
     waiting = fields.integer("pending jobs that name it")
@@ -48,12 +48,12 @@ class Limit(fields.Answer):
 
 
 class RemoveQuery(Schema):
-    force = fields.choice("1: remove it although jobs name it; they go on without a limit on that key", ("1",))
+    force = fields.choice("1: remove it although jobs name it; they continue without a limit on that key", ("1",))
 
 
 Limits = fields.listing("Limits", Limit, "by key")
 
-routes = Noun("Limits", "A limit says how many jobs with a key may run at a time, or start in a window.")
+routes = Noun("Limits", "A limit sets how many jobs with a key may run at a time, or start within a period.")
 
 
 @routes.on("GET", "/limits", {200: Limits}, scope="read")
@@ -71,7 +71,7 @@ def get_limit(limit: str) -> Any:
 
 @routes.on("PUT", "/limits/<limit>", {200: Limit}, scope="admin", body=LimitRequest)
 def set_limit(limit: str) -> Any:
-    """Create or replace a limit. Running jobs continue; workers obey it from their next claim on."""
+    """Create or replace a limit. Running jobs continue; the limit applies to jobs that start from now on."""
     given = request_body.raw()
     if not isinstance(given, dict):
         raise field_problem("", 'expected an object such as {"max": 2}.')

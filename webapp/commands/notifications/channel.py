@@ -20,10 +20,8 @@ TEST_TIMEOUT = 60.0  # seconds
 LOOK_SECONDS = 0.2
 _TARGET = (
     click.option("--mail", metavar="ADDRESSES", help="Mail addresses, separated by commas."),
-    click.option("--webhook", metavar="URL", help="URL that gets signed JSON. '-' reads it from standard input."),
-    click.option(
-        "--apprise", metavar="URL", help="URL of Apprise, such as slack://… '-' reads it from standard input."
-    ),
+    click.option("--webhook", metavar="URL", help="URL that receives signed JSON. '-' reads it from standard input."),
+    click.option("--apprise", metavar="URL", help="Apprise URL, such as slack://… '-' reads it from standard input."),
     click.option("--hourly-cap", metavar="N", help="Messages per hour (default: 20; 0: no limit)."),
 )
 
@@ -36,7 +34,7 @@ def _described(command: Any) -> Any:
 
 @click.group(epilog="Example: manage.py channel add ops --mail ana@example.org")
 def channel() -> None:
-    """Set where messages go: mail, webhooks, chats."""
+    """Manage where messages go: mail, webhooks, chats."""
 
 
 @channel.command(
@@ -51,7 +49,7 @@ Examples:
 @_described
 @json_option
 def add(name: str, as_json: bool, **target: Any) -> None:
-    """Add the channel NAME. Of a webhook it prints the secret, which is shown only once."""
+    """Add the channel NAME. For a webhook, print its secret, which is shown only once."""
     from webapp.notifications import actions, channels
 
     spec = channels.parse({"name": name, **_given(target)})
@@ -70,7 +68,7 @@ def add(name: str, as_json: bool, **target: Any) -> None:
 @_described
 @json_option
 def edit(name: str, as_json: bool, **target: Any) -> None:
-    """Change the channel NAME: only the given fields. The kind stays."""
+    """Change the given fields of the channel NAME. Its kind cannot change."""
     from webapp.db.engines import reading
     from webapp.notifications import actions, channels, views
 
@@ -101,7 +99,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell_secret(secret: str) -> None:
-    say("The secret that signs its messages, shown only now:")
+    say("The secret that signs its messages. It is shown only once:")
     click.echo(secret)
 
 
@@ -143,7 +141,7 @@ def _failure(view: ChannelView) -> Optional[str]:
 )
 @json_option
 def test(name: str, timeout: float, as_json: bool) -> int:
-    """Send a test message to the channel NAME and wait for the answer. A worker must run.
+    """Send a test message to the channel NAME and wait for the answer. This needs a running worker.
 
     The exit code is 0 only if the message was sent.
     """
@@ -160,9 +158,9 @@ def test(name: str, timeout: float, as_json: bool) -> int:
     elif row.state != "waiting":
         say(f"{name}: {row.state}: {one_line(row.answer or '')}")
     elif row.tries:
-        say(f"{name}: not sent yet, and tried again later: {one_line(row.answer or '')}")
+        say(f"{name}: not sent yet, will be retried: {one_line(row.answer or '')}")
     else:
-        say(f"{name}: not sent within {duration(timeout)}. Does a worker run? See: manage.py status")
+        say(f"{name}: not sent within {duration(timeout)}. Is a worker running? See: manage.py status")
     if row.state == "waiting" and not row.tries:
         return ExitCode.TIMED_OUT
     return ExitCode.DONE if row.state == "sent" else ExitCode.ERROR
@@ -186,7 +184,7 @@ def _answered(delivery_id: int, timeout: float) -> DeliveryView:
 @click.argument("name")
 @json_option
 def rotate_secret(name: str, as_json: bool) -> None:
-    """Give the webhook NAME a new secret and print it. For a day, messages have signatures of both."""
+    """Give the webhook NAME a new secret and print it. For a day, messages are signed with both secrets."""
     from webapp.notifications import actions
 
     with core():

@@ -1,4 +1,4 @@
-"""`notification`: messages and open alerts. And `notify`: hear of the end of a job."""
+"""`notification`: messages and open alerts. `notify`: a message when a job ends."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def send_again(delivery_id: int, as_json: bool) -> None:
 
 
 @notification.command(epilog="Example: manage.py notification drop --channel ops")
-@click.option("--channel", metavar="NAME", required=True, help="The channel.")
+@click.option("--channel", metavar="NAME", required=True, help="The channel whose messages to drop.")
 @json_option
 def drop(channel: str, as_json: bool) -> None:
     """Drop the messages that a channel has not sent yet."""
@@ -132,7 +132,7 @@ def drop(channel: str, as_json: bool) -> None:
 @limit_option(50)
 @json_option
 def alerts(limit: Optional[int], as_json: bool) -> None:
-    """List open alerts: what rules told or add up, and has not recovered."""
+    """List open alerts: failures that a rule applies to and that have not recovered."""
     from webapp.notifications import views
 
     with read_session() as session:
@@ -150,7 +150,7 @@ def alerts(limit: Optional[int], as_json: bool) -> None:
 
 @click.command(epilog="Example: manage.py notify job1 --channel ops")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--channel", metavar="NAME", required=True, help="The channel that hears of it.")
+@click.option("--channel", metavar="NAME", required=True, help="The channel that gets the message.")
 @click.option("--remove", is_flag=True, help="Send no message.")
 def notify(job_ids: tuple[str, ...], channel: str, remove: bool) -> int:
     """Send a message when the jobs end. For new jobs: `enqueue --notify`."""
@@ -166,9 +166,13 @@ def _notify(job_id: str, channel: str, remove: bool) -> int:
     try:
         if remove:
             watched = actions.unwatch(job_id, channel, actor())
-            words = "does not hear of its end any more" if watched else "did not hear of its end"
+            words = "will not be notified when it ends" if watched else "was not to be notified"
         else:
-            words = "hears of its end" if actions.watch(job_id, channel, actor()) else "hears of its end already"
+            words = (
+                "will be notified when it ends"
+                if actions.watch(job_id, channel, actor())
+                else "is already notified when it ends"
+            )
     except (NotFound, actions.Conflict) as error:
         say(str(error))
         return code_of(error)

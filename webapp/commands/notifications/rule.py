@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 PREVIEW_DAYS = 7
 _FIELDS = (
     click.option("--on", metavar="EVENTS", help="Events, separated by commas; listed below."),
-    click.option("--channel", metavar="NAME", help="Where its messages go."),
-    click.option("--queue", metavar="NAME", help="Only about this queue."),
-    click.option("--schedule", metavar="NAME", help="Only about this schedule."),
-    click.option("--command", metavar="PATTERN", help="Only about jobs with such a command, as in '*backup.sh*'."),
-    click.option("--after", metavar="N", help="Tell after so many failures of a kind (default: 1)."),
-    click.option("--older-than", metavar="DURATION", help="Of queue-old: how long the oldest job waits (default: 1h)."),
-    click.option("--quiet-hours", metavar="HOURS", help="Send later, as in '22:00-07:00 Europe/Berlin'."),
+    click.option("--channel", metavar="NAME", help="Channel that gets the messages."),
+    click.option("--queue", metavar="NAME", help="Only events of this queue and its jobs."),
+    click.option("--schedule", metavar="NAME", help="Only events of this schedule and its jobs."),
+    click.option("--command", metavar="PATTERN", help="Only jobs whose command matches, such as '*backup.sh*'."),
+    click.option("--after", metavar="N", help="Notify after this many failures of the same kind (default: 1)."),
+    click.option(
+        "--older-than", metavar="DURATION", help="For queue-old: how long the oldest job has waited (default: 1h)."
+    ),
+    click.option(
+        "--quiet-hours",
+        metavar="HOURS",
+        help="Send nothing in these hours, but after them: '22:00-07:00 Europe/Berlin'.",
+    ),
 )
 _EVENTS = "\b\nEvents:\n" + "\n".join(f"  {event:<18}{about}" for event, about in EVENTS.items())
 
@@ -45,7 +51,7 @@ def _epilog(*examples: str) -> str:
 
 @click.group(epilog="Example: manage.py rule add failures --on group-new --channel ops")
 def rule() -> None:
-    """Choose what is told, and to which channel."""
+    """Choose which events send messages, and to which channel."""
 
 
 @rule.command(
@@ -59,7 +65,7 @@ def rule() -> None:
 @_described
 @json_option
 def add(name: str, as_json: bool, **options: Any) -> None:
-    """Add the rule NAME. It first says how many messages the rule would have sent in the last 7 days."""
+    """Add the rule NAME, and print how many messages it would have sent in the last 7 days."""
     from webapp.notifications import actions, rules
 
     spec = rules.parse({"name": name, **_given(options)})
@@ -74,7 +80,7 @@ def add(name: str, as_json: bool, **options: Any) -> None:
 @_described
 @json_option
 def edit(name: str, as_json: bool, **options: Any) -> None:
-    """Change the rule NAME: only the given fields. An empty value removes a condition."""
+    """Change the given fields of the rule NAME. An empty value removes a condition."""
     from webapp.notifications import actions
 
     with core():
@@ -89,9 +95,9 @@ def edit(name: str, as_json: bool, **options: Any) -> None:
 @_described
 @json_option
 def preview(name: str, as_json: bool, **options: Any) -> None:
-    """Show the messages that the rule NAME would have sent in the last 7 days; with the given fields, if there are any.
+    """Show the messages that the rule NAME would have sent in the last 7 days.
 
-    There need not be such a rule.
+    Options replace fields of the rule. The rule need not exist.
     """
     from webapp.jobs.lifecycle import NotFound
     from webapp.notifications import rules
@@ -172,7 +178,13 @@ def list_rules(as_json: bool) -> None:
         Column("STATE", _state),
         Column("OPEN ALERTS", lambda view: f"{view.open:,}" if view.open else None, right=True, optional=True),
     ]
-    present(found, columns, as_json, views.rule_json, "No rules: no failure is told. See manage.py rule add --help")
+    present(
+        found,
+        columns,
+        as_json,
+        views.rule_json,
+        "No rules, so failures send no messages. Add one: manage.py rule add --help",
+    )
 
 
 def _conditions(view: RuleView) -> str:
@@ -221,7 +233,7 @@ def mute(name: str, until: int, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def unmute(name: str, as_json: bool) -> None:
-    """Let the rule NAME send again, from now on."""
+    """Unmute the rule NAME. It applies to events from now on."""
     from webapp.notifications import actions
 
     with core():
@@ -232,7 +244,7 @@ def unmute(name: str, as_json: bool) -> None:
 @rule.command("rm", epilog="Example: manage.py rule rm failures")
 @click.argument("name")
 def remove(name: str) -> None:
-    """Remove the rule NAME. What it has not sent yet is dropped."""
+    """Remove the rule NAME. Its waiting messages are dropped."""
     from webapp.notifications import actions
 
     with core():

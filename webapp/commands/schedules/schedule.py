@@ -37,16 +37,24 @@ _TIMING = (
     click.option("--every", metavar="DURATION", help="A fixed interval, such as 15m, instead of --cron."),
     click.option("--anchor", metavar="TIME", help="Count intervals from this time (default: now)."),
     click.option("--tz", metavar="ZONE", help="Time zone, such as Europe/Berlin (default: UTC)."),
-    click.option("--spread", metavar="DURATION", help="Move all fires by a fixed part of this, chosen by the name."),
-    click.option("--starts-at", metavar="TIME", help="No fire before this time."),
-    click.option("--ends-at", metavar="TIME", help="No fire after this time."),
+    click.option(
+        "--spread", metavar="DURATION", help="Delay all fires by a fixed time up to this, derived from the name."
+    ),
+    click.option("--starts-at", metavar="TIME", help="No fires before this time."),
+    click.option("--ends-at", metavar="TIME", help="No fires after this time."),
     click.option("--overlap", metavar="RULE", help="skip (default), queue-one, queue-all, replace or allow."),
     click.option("--catch-up", metavar="RULE", help="Missed fires to run: last (default), all or none."),
-    click.option("--catch-up-window", metavar="DURATION", help="Run no fire that is later than this."),
-    click.option("--catch-up-max", type=int, help="With --catch-up all: only so many of the latest (default: 10)."),
-    click.option("--not-later-than", metavar="HH:MM", help="Run no late fire after this time of day."),
-    click.option("--late-after", metavar="DURATION", help="Report a job that has not started by then (default: 5min)."),
-    click.option("--failing-after", type=int, help="Report so many failed runs in a row (default: 1; 0: never)."),
+    click.option("--catch-up-window", metavar="DURATION", help="Do not run fires that are later than this."),
+    click.option(
+        "--catch-up-max", type=int, help="With --catch-up all: run at most this many, the newest ones (default: 10)."
+    ),
+    click.option("--not-later-than", metavar="HH:MM", help="Do not run late fires after this time of day."),
+    click.option(
+        "--late-after", metavar="DURATION", help="Report a job that has not started after this time (default: 5min)."
+    ),
+    click.option(
+        "--failing-after", type=int, help="Report after this many failed runs in a row (default: 1; 0: never)."
+    ),
     click.option("--paused", is_flag=True, help="Add it paused."),
     click.option("--note", metavar="TEXT"),
     click.option("--owner", metavar="NAME"),
@@ -74,7 +82,7 @@ def _described(command: Any) -> Any:
 
 @click.group(epilog="Example: manage.py schedule add nightly --cron '0 2 * * *' --command ./backup.sh")
 def schedule() -> None:
-    """Run jobs at set times, and look up each past fire."""
+    """Run jobs at set times, and see what happened each time."""
 
 
 for _command in (schedule_files.import_, schedule_files.export, schedule_files.apply):
@@ -100,7 +108,7 @@ def add(name: str, text: Optional[str], **options: Any) -> None:
     with core():
         actions.add(read, actor())
         following = read.timing.next_after(clock.now())
-        when = f"next fire {local_time(following)}" if following is not None else "no fire left"
+        when = f"next fire {local_time(following)}" if following is not None else "no fires left"
         words = f"added. {timing.in_words(read.timing)}; {'paused' if not read.enabled else when}"
         _tell(name, words, text is not None)
 
@@ -123,7 +131,7 @@ def _tell(name: str, words: str, as_json: bool, **more: Any) -> None:
 @click.option("--resume", is_flag=True, help="End a pause.")
 @click.option("--dry-run", is_flag=True, help="Show which fires appear, move or vanish; change nothing.")
 def edit(name: str, text: Optional[str], resume: bool, dry_run: bool, **options: Any) -> None:
-    """Change the schedule NAME: only the given fields. Fires due before do not run."""
+    """Change the given fields of the schedule NAME. Fires that were already due do not run."""
     from webapp.db.engines import reading
     from webapp.schedules import actions, preview, spec, views
 
@@ -251,7 +259,7 @@ def show_schedule(name: str, as_json: bool) -> None:
 @limit_option(50)
 @json_option
 def fires(name: str, outcome: Optional[str], limit: Optional[int], as_json: bool) -> None:
-    """Show the ledger of the schedule NAME: each fire, whether it ran, and why not."""
+    """Show the ledger of the schedule NAME: each fire, whether it ran, and if not, why."""
     from webapp.schedules import views
 
     with read_session() as session:
@@ -277,7 +285,7 @@ def _told(fire: Fire) -> str:
 @count_option("-n", 10, 1000, "Number of fires.")
 @json_option
 def next_fires(name: str, n: int, as_json: bool) -> None:
-    """Show the next fires of the schedule NAME, and what changes of the clock do to them."""
+    """Show the next fires of the schedule NAME, and how clock changes affect them."""
     from webapp.schedules import timing, views
 
     with read_session() as session:
@@ -295,7 +303,7 @@ def next_fires(name: str, n: int, as_json: bool) -> None:
         Column("HERE", local_time),
         Column("IN", span),
     ]
-    present(found, columns, as_json, clock.to_iso, "No fire left.")
+    present(found, columns, as_json, clock.to_iso, "No fires left.")
     for change in timing.clock_changes(spec.timing, now, found[-1] + clock.DAY) if found else []:
         say(f"{change.wall:%a %Y-%m-%d}: {change.words}")
 

@@ -38,12 +38,12 @@ Examples:
 )
 @click.argument("crontab")
 @click.option("--user-column", is_flag=True, help="Each line names a user before its command, as in /etc/crontab.")
-@click.option("--prefix", default="", metavar="TEXT", help="Begin the names of the schedules with this text.")
-@click.option("--enable", is_flag=True, help="Let the schedules fire. By default they are paused.")
+@click.option("--prefix", default="", metavar="TEXT", help="Prefix for the names of the schedules.")
+@click.option("--enable", is_flag=True, help="Start the schedules. By default they are paused.")
 @click.option("--dry-run", is_flag=True, help="Only report; change nothing.")
 @json_option
 def import_(crontab: str, user_column: bool, prefix: str, enable: bool, dry_run: bool, as_json: bool) -> None:
-    """Make a schedule from each line of a CRONTAB file ('-': standard input), and report what does not carry over."""
+    """Add a schedule for each line of a CRONTAB file ('-': standard input), and report what cannot be imported."""
     from webapp.schedules import actions
     from webapp.schedules.actions import Change
     from webapp.schedules.crontab import read
@@ -73,7 +73,7 @@ def _refuse_taken(names: Sequence[str]) -> None:
     with reading() as session:
         taken = sorted({*names} & {*views.stored(session)})
     if taken:
-        words = f"taken by other schedules: {listed(taken)}. Nothing was changed. Use --prefix, or remove them."
+        words = f"names of other schedules: {listed(taken)}. Nothing was changed. Use --prefix, or remove them."
         raise Failure(ExitCode.TAKEN, words)
 
 
@@ -114,7 +114,7 @@ def _next_of(spec: ScheduleSpec) -> list[int]:
 @click.argument("names", nargs=-1)
 @json_option
 def export(names: tuple[str, ...], as_json: bool) -> None:
-    """Print schedules, all or those with these NAMES, as the file that `schedule apply` reads."""
+    """Print all schedules, or the named ones, as a file that `schedule apply` reads."""
     from webapp.schedules import document, views
     from webapp.schedules.spec import to_json
 
@@ -146,11 +146,11 @@ The file:
 """
 )
 @click.argument("file")
-@click.option("--prune", is_flag=True, help="Remove schedules that the file does not have.")
+@click.option("--prune", is_flag=True, help="Remove schedules that are not in the file.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; change nothing.")
 @json_option
 def apply(file: str, prune: bool, dry_run: bool, as_json: bool) -> None:
-    """Make the schedules as a YAML or TOML FILE says, all in one transaction."""
+    """Add and change schedules to match a YAML or TOML FILE, in one transaction."""
     from webapp.db.engines import reading
     from webapp.schedules import actions, document, views
 

@@ -1,4 +1,4 @@
-"""Finds a queuectl on this machine that serves another queue, for people who look at an empty one by mistake."""
+"""Finds a queuectl on this machine that serves another queue, for users who look at an empty one by mistake."""
 
 from __future__ import annotations
 

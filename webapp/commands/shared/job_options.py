@@ -32,16 +32,19 @@ _JOB_OPTIONS = {
     "cwd": click.option("--cwd", metavar="FOLDER", help="Working directory."),
     "env": click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
     "notify": click.option(
-        "--notify", metavar="CHANNEL", multiple=True, help="Tell this channel when it ends. Can be repeated."
+        "--notify",
+        metavar="CHANNEL",
+        multiple=True,
+        help="Send a message to this channel when the job ends. Can be repeated.",
     ),
     "limits": click.option(
         "--limit",
         "limits",
         metavar="KEY",
         multiple=True,
-        help="Obey the limit of this key, such as customer-7, or warehouse:exclusive. Can be repeated.",
+        help="Key of a limit, such as customer-7, or warehouse:exclusive. Can be repeated.",
     ),
-    "unique": click.option("--unique", metavar="KEY", help="At most one job holds this key."),
+    "unique": click.option("--unique", metavar="KEY", help="Unique key: at most one job holds it."),
     "unique_while": click.option(
         "--unique-while",
         metavar="WHILE",
@@ -51,21 +54,21 @@ _JOB_OPTIONS = {
     "on_conflict": click.option(
         "--on-conflict",
         type=click.Choice(unique_keys.ON_CONFLICT),
-        help="If another job holds the key: refuse this one, return the other one's ID, or replace it if it waits "
+        help="If another job holds the key: refuse this one, return the other one's ID, or replace it if it is waiting "
         "(default: refuse).",
     ),
     "retry": click.option(
         "--retry",
         metavar="RULE",
         multiple=True,
-        help="What follows a failure: 'exit 75: wait', 'signal KILL: retry', 'output PATTERN: bury', 'any: success', "
+        help="Rule for failed attempts: 'exit 75: wait', 'signal KILL: retry', 'output PATTERN: bury', 'any: success', "
         "'backoff linear 10s cap 10m'. Can be repeated; the first rule that matches counts.",
     ),
     "after": click.option(
         "--after",
         metavar="ID[:END]",
         multiple=True,
-        help="Wait until this job has completed, or for ID:finish ended, or for ID:failure failed. Can be repeated.",
+        help="Start after this job has completed; with ID:finish, ended; with ID:failure, failed. Can be repeated.",
     ),
 }
 

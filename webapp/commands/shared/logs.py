@@ -105,7 +105,7 @@ def follow(job_id: str, only: Optional[int]) -> Optional[Attempt]:
 class Follower:
     """Reads the job again and again, and prints what is new.
 
-    `quiet`: stderr gets only what a person must know: that nothing runs the job, and that it is tried again.
+    `quiet`: stderr gets only important messages: that nothing runs the job, and that it is retried.
     """
 
     def __init__(self, job_id: str, number: int = 1, *, only: bool = False, quiet: bool = False) -> None:

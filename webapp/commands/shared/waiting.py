@@ -80,11 +80,11 @@ def wait_for_batch(name: str, timeout: Optional[float]) -> int:
 
 
 def progress_note(failed: int, left: int, rate: float) -> str:
-    """What stands beside a bar: '2 failed, 30 left, 12 per minute, 2min 30s to go'"""
+    """The text beside a progress bar: '2 failed, 30 left, 12 per minute, 2min 30s remaining'"""
     words = [f"{failed:,} failed"] if failed else []
     words.append(f"{left:,} left")
     if rate and left:
-        words += [f"{two_digits(rate)} per minute", f"{duration(round(left / rate * 60))} to go"]
+        words += [f"{two_digits(rate)} per minute", f"{duration(round(left / rate * 60))} remaining"]
     return ", ".join(words)
 
 

@@ -41,7 +41,7 @@ class Needs:
         overdue: states, 'failed' or 'scheduled', with jobs that no worker has picked up in time.
         paused: names of paused queues.
         unserved: queues whose pending jobs no running worker serves, with their number.
-        short: workers whose machine has no room for all their jobs.
+        short: workers that run fewer jobs than configured.
         schedules: names and problems of schedules that are broken, late, long or failing.
         channels: names and answers of channels whose last message failed.
         stranded: label sets with pending jobs that no running worker has.

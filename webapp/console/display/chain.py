@@ -1,4 +1,4 @@
-"""Draws the jobs that follow each other: boxes in layers, as SVG without script, for `templates/job/_chain.html`.
+"""Draws a chain of jobs: boxes in layers, as SVG without script, for `templates/job/_chain.html`.
 
 Above MOST_BOXES jobs, those with the same state and batch in neighbouring layers share a box.
 """

@@ -153,7 +153,7 @@ class SubmitForm:
         commands = self.lines
         self.errors.pop("command", None)  # reported by line below
         if len(commands) > 1 and self.values["id"].strip():
-            self.errors["id"] = f"An id is for one job, but there are {len(commands):,} jobs. Leave it empty."
+            self.errors["id"] = f"An id applies to one job, but there are {len(commands):,} jobs. Leave it empty."
         faults = [] if len(commands) > MOST_LINES else list(self._faults())
         if not commands:
             self.errors["command"] = "Is empty. Expected one command per line."
@@ -192,7 +192,7 @@ class SubmitForm:
             rule = values["on_conflict"] or None
             found["unique"] = {"key": values["unique"].strip(), "while": scope, "on_conflict": rule}
         elif values["unique_while"].strip():
-            self.errors["unique"] = "Is missing. Enter a key, or no time that it is held."
+            self.errors["unique"] = "Is missing. Enter a key, or clear 'Held while'."
         return {name: value for name, value in found.items() if value is not None and name not in self.errors}
 
     def _read(self, name: str, parser: Callable[[str], Any], missing: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""What people did with the dead letters of a failure group, as sentences."""
+"""What users did with the dead letters of a failure group, as sentences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATES = {
 
 @dataclass(frozen=True)
 class MoveView:
-    """One action: '23 requeued by ana' at `at`, and `now`, how it goes on: '20 completed, 3 running'."""
+    """One action: '23 requeued by ana' at `at`, and `now`, the states of its jobs: '20 completed, 3 running'."""
 
     act: BulkAction
     text: str
@@ -44,7 +44,7 @@ class MoveView:
 
 @dataclass(frozen=True)
 class CanaryView:
-    """A canary that waits, or has ended lately. `jobs`: some of its jobs; `lines`: the last output of the first one.
+    """A canary that waits, or has ended recently. `jobs`: some of its jobs; `lines`: the last output of the first one.
 
     `ended`: '' while it waits, else 'passed', 'failed' or 'stopped', and `why` says more.
     """
@@ -82,7 +82,7 @@ def _by_interest(states: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def canary_of(session: Session, key: str, moves: list[MoveView]) -> Optional[CanaryView]:
-    """The canary that waits for this group, else the newest action if it is a canary that has ended lately."""
+    """The canary that waits for this group, else the newest action if it is a canary that has ended recently."""
     act = canary.of_groups(session).get(key)
     if act is None:
         act = moves[0].act if moves and moves[0].act.canary_rule is not None else None

@@ -29,6 +29,6 @@ def of(session: Session, job: Job) -> dict[str, Any]:
 
 
 def _indented(result: str) -> str:
-    """JSON for people. Half of a surrogate pair, which no page can have, becomes a question mark."""
+    """Readable JSON. Half of a surrogate pair, which no page can have, becomes a question mark."""
     text = json.dumps(json.loads(result), indent=2, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode()

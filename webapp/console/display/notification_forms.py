@@ -21,7 +21,7 @@ CHANNEL_FIELDS = ("name", "kind", "to", "url", "hourly_cap")
 RULE_FIELDS = ("name", "on", "channel", "queue", "schedule", "command", "after", "older_than", "quiet_hours")
 START_FIELDS = ("kind", "to", "url", "on")
 FIRST_RULE = "failures"
-# What the first rule tells, unless the person says otherwise: what hurts if it is heard of late, and comes seldom.
+# The default events of the first rule: rare ones that need a quick reaction.
 FIRST_EVENTS = ("group-new", "schedule-missed", "schedule-failing", "queue-unserved", "disk-low")
 
 
@@ -45,7 +45,7 @@ class ChannelForm:
 
     @classmethod
     def of_spec(cls, spec: ChannelSpec) -> ChannelForm:
-        """Filled in from a channel. The URL is masked: sent back as it is, it stays."""
+        """Filled in from a channel. The URL is masked: sent back unchanged, it keeps the stored URL."""
         shown = channels.masked(spec)
         return cls({**{name: str(shown[name]) for name in CHANNEL_FIELDS}, "to": ", ".join(spec.to)})
 
@@ -56,7 +56,7 @@ class ChannelForm:
         values = form.values
         if stored is not None:
             values.update(name=stored.name, kind=stored.kind)
-        # The field of the other kind is hidden. What was typed there before counts nothing.
+        # The field of the other kind is hidden. What was typed there is ignored.
         target = "to" if values["kind"] == "mail" else "url"
         wanted = {name: values[name] for name in ("name", "kind", target, "hourly_cap")}
         try:
@@ -70,7 +70,7 @@ class ChannelForm:
 
 @dataclass
 class RuleForm:
-    """The values of the form and its errors by field. With errors, `spec` is None. `on`: the ticked events."""
+    """The values of the form and its errors by field. With errors, `spec` is None. `on`: the selected events."""
 
     values: dict[str, str]
     on: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class RuleForm:
         return form
 
     def for_preview(self) -> Optional[RuleSpec]:
-        """The rule if what it tells is valid, whatever its name and its channel are."""
+        """The rule if its events and conditions are valid, even without a valid name or channel."""
         if self.spec is not None:
             return self.spec
         try:
@@ -168,7 +168,7 @@ def _in_order(error: SpecError, fields: Iterable[str]) -> dict[str, str]:
 
 
 def known_events() -> list[tuple[str, str]]:
-    """Each event with its sentence."""
+    """Each event with its description."""
     return [(name, capitalize(about)) for name, about in EVENTS.items()]
 
 

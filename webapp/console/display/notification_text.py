@@ -22,18 +22,18 @@ STATES = {  # a message's state as that of a job with a similar color
     "dropped": "cancelled",
 }
 KINDS = {
-    "alert": "first message",
+    "alert": "alert",
     "update": "update",
     "recovery": "recovery",
     "flapping": "flapping",
-    "job-ended": "end of a job",
+    "job-ended": "job ended",
     "test": "test",
 }
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What something is about. `text`: a command, or such as 'Queue mail'. `url` is None if there is no page."""
+    """What a message or an alert is about. `text`: a command, or 'Queue mail'. `url` is None if there is no page."""
 
     text: str
     url: Optional[str]
@@ -56,7 +56,7 @@ def subject_of(key: str, command: Optional[str] = None) -> Subject:
 
 
 def summaries(session: Session, views: Sequence[DeliveryView]) -> Mapping[int, str]:
-    """The subjects of messages by their id, also before the first try gave them one."""
+    """The subjects of messages by their id, also before the first attempt gave them one."""
     unnamed = {view.row.id: (view, view.detail) for view in views if not view.row.subject}
     commands = _commands(session, (detail.get("job_seq") for _, detail in unnamed.values()))
     named = {view.row.id: view.row.subject for view in views if view.row.subject}

@@ -11,13 +11,13 @@ from webapp.lib.text import shorten
 
 NOTHING = "\N{EN DASH}"  # a table cell without a value
 ROLE_HELP = {
-    "viewer": "sees jobs, output, workers and settings; cannot change anything",
+    "viewer": "can read jobs, output, workers and settings; cannot change anything",
     "operator": "also submits, cancels, requeues and discards jobs, and pauses and removes queues; can run any command",
     "admin": "also changes settings, controls workers, manages users and tokens, and reads the audit trail",
 }
 EMPTY = {
     "": ("No jobs yet", "A job is a shell command. Submit one here, or from a terminal."),
-    "blocked": ("No blocked jobs", "Jobs that run after other jobs wait here until those have ended."),
+    "blocked": ("No blocked jobs", "Jobs that depend on other jobs wait here until those have ended."),
     "scheduled": ("No scheduled jobs", "Jobs with a start time or a delay wait here until they are due."),
     "pending": ("No pending jobs", "Jobs that are due wait here for a worker."),
     "processing": ("No running jobs", "Jobs appear here while a worker runs them."),
@@ -47,7 +47,7 @@ VERBS = {
         Verb("run_now", "run-now", "Run now", "Set to run now:", "They start as soon as a worker is free."),
         Verb("requeue", "requeue", "Requeue", "Requeued", "They rejoin the queue with retries reset."),
         Verb("cancel", "cancel", "Cancel", "Cancelled",
-             "Waiting jobs will not run. Running commands are asked to stop, then killed.", danger=True),
+             "Waiting jobs will not run. Running commands get TERM, and are killed if they do not stop.", danger=True),
         Verb("discard", "discard", "Discard", "Discarded",
              "Jobs, attempts and output are deleted. This cannot be undone.", asks=True, danger=True),
     )

@@ -87,7 +87,7 @@ def show(name: str) -> ResponseReturnValue:
 @needs("operator")
 def close(name: str) -> ResponseReturnValue:
     if not batches.close(name, actor()):
-        return htmx.refused(f"Batch {name} was closed already. Nothing changed.")
+        return htmx.refused(f"Batch {name} is already closed. Nothing changed.")
     return htmx.done(f"Batch {name} closed: no more jobs can join.", back=url_for("batches.show", name=name))
 
 

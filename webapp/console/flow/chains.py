@@ -1,4 +1,4 @@
-"""The button "Cancel all below" of a job whose followers are blocked. The job's page draws the chain."""
+"""The button "Cancel all below" of a job on which blocked jobs depend. The job's page draws the chain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pages = Blueprint("chains", __name__)
 @pages.post("/job/<job_id>/cancel-below")
 @needs("operator")
 def cancel_below(job_id: str) -> ResponseReturnValue:
-    """Cancel all blocked jobs that follow a job, directly or not, after confirmation."""
+    """Cancel all blocked jobs that depend on a job, directly or indirectly, after confirmation."""
     back = url_for("job.show", job_id=job_id)
     with reading() as session:
         job = job_detail.find(session, job_id)
@@ -31,10 +31,10 @@ def cancel_below(job_id: str) -> ResponseReturnValue:
         ids = chains.blocked_below(session, job)
         examples = list(session.scalars(select(Job).where(Job.id.in_(ids[-EXAMPLES:])).order_by(Job.seq)))
     if not ids:
-        return htmx.refused(f"No blocked job follows {job_id}. Nothing changed.")
+        return htmx.refused(f"No blocked jobs depend on {job_id}. Nothing changed.")
     if "confirmed" not in request.form:
         what = plural(len(ids), "job")
-        text = f"They follow {job_id}, directly or not, and will not run. You can undo this."
+        text = f"They depend on {job_id}, directly or indirectly, and will not run. You can undo this."
         more = len(ids) - len(examples)
         title, button = f"Cancel {what} below {job_id}?", f"Cancel {what}"
         return htmx.ask(title, text, button, examples=examples, more=more, danger=True, back=back)

@@ -79,11 +79,15 @@ def check() -> ResponseReturnValue:
 @pages.post("/limits/<key>/remove")
 @needs("admin")
 def remove(key: str) -> ResponseReturnValue:
-    """Remove a limit, after confirmation. If jobs name it, the question says so."""
+    """Remove a limit, after confirmation. If jobs name it, the confirmation says so."""
     with reading() as session:
         in_use = limits.in_use(session, limits.find(session, key).key)
     if "confirmed" not in request.form:
-        text = f"{in_use} They go on without a limit on that key." if in_use else "Jobs can no longer name its key."
+        text = (
+            f"{in_use} They continue without a limit on that key."
+            if in_use
+            else "New jobs that name its key are refused."
+        )
         back = came_from(url_for("limits.index"))
         return htmx.ask(f"Remove the limit {key}?", text, "Remove limit", back=back, danger=True)
     limits.remove_limit(key, actor(), force=True)

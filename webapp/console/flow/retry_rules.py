@@ -30,7 +30,7 @@ def edit(name: str) -> ResponseReturnValue:
 @pages.post("/queue/<name>/retry")
 @needs("admin")
 def change(name: str) -> ResponseReturnValue:
-    """Show what the rules would have done, then save them once that was seen. 422 for rules with an error."""
+    """Show what the rules would have done; save them after that preview. 422 for rules with an error."""
     text, seen = (unix_lines(request.form.get(name, "")).strip() for name in ("retry", "seen"))
     problem, rules = "", None
     try:
@@ -46,7 +46,7 @@ def change(name: str) -> ResponseReturnValue:
 
 
 def _page(session: Session, name: str, text: str, problem: str = "", rules: Optional[RetryRules] = None) -> str:
-    """`rules`: those in the form, if they are to be tried on the last attempts."""
+    """`rules`: those in the form, to preview on the last attempts."""
     known = queue_actions.retry_rules_of(session, name)
     preview: Any = retry_preview.of(session, rules, name) if rules is not None else None
     return htmx.form_page(

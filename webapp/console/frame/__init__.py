@@ -1,1 +1,1 @@
-"""What every page stands on: gate, roles, htmx answers, navigation, errors, templates."""
+"""What every page uses: gate, roles, htmx responses, navigation, errors, templates."""

@@ -1,6 +1,6 @@
 """The console as a face (`web/faces.py`): who may enter, and how an error looks.
 
-The gate checks origin, person, role, recent password and CSRF token, in this order. Public routes stand in PUBLIC and
+The gate checks origin, user, role, recent password and CSRF token, in this order. Public routes stand in PUBLIC and
 nowhere else. A route that writes and names no role stops the application from starting. An error is a page, or a toast
 for htmx. Refused requests are recorded in the audit trail.
 """
@@ -27,7 +27,7 @@ from webapp.lib import clock
 from webapp.web import proxy_hints
 from webapp.web.request_info import came_from, config, is_own_url, is_public_host, local_path, requested_path
 
-DOORS = frozenset({"sessions.log_in", "sessions.set_up"})  # their forms are sent by people who are signed out
+DOORS = frozenset({"sessions.log_in", "sessions.set_up"})  # their forms are sent by users who are signed out
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
 SHOWN_ADMINS = 3
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -43,7 +43,7 @@ ERRORS = {  # of a status: its title and help
     405: ("Method not allowed", "Go back and use the button on the page."),
     409: ("Already changed", ""),
     413: ("Request too large", "The limit is 1 MiB. Put long scripts and data into a file that the job reads."),
-    500: ("", "Internal error. The console log has the details. Your request was not done partially."),
+    500: ("", "Internal error. The console log has the details. Your change was saved completely or not at all."),
     503: ("The database is busy", "Another process holds the write lock. Nothing changed. Try again in a moment."),
 }
 
@@ -91,10 +91,10 @@ class Console:
             return _open_again()
         _note_forgery("no token of this session")
         if is_partial():
-            text = "You signed in again since the page was loaded, so nothing changed. It is ready now: try once more."
+            text = "You signed in again after this page was loaded, so nothing changed. Try again."
             return renew_token(toast(text, "error", 400, refresh=False))
         offered = kept_form.offer_again()
-        text = "You signed in or out since the page was loaded. Reload the page."
+        text = "You signed in or out after this page was loaded. Reload the page."
         return self.explain(400, "This form has expired", text) if offered is None else make_response(offered)
 
     def explain(
@@ -152,7 +152,7 @@ def _open_again() -> Response:
     if current_person() is not None:
         flash(f"You are already signed in as {this_person().name}.", "info")
         return make_response(kept_form.go_on(target))
-    problem = "This page was opened too long ago. Try again."
+    problem = "This page has expired. Try again."
     if request.endpoint == "sessions.log_in":
         return make_response(kept_form.log_in_page(target, request.form.get("name", ""), problem), 400)
     flash(problem, "error")

@@ -1,7 +1,7 @@
-"""A form that a person sent after the session had ended: kept over the sign-in, then offered again with its values.
+"""A form that a user sent after the session had ended: kept during the sign-in, then offered again with its values.
 
 The form travels in a hidden field of the log-in page, signed, so that only a form that came to this console is offered.
-It is sent again only by a person who presses the button. Secrets are dropped; nothing is stored here or in cookies.
+It is sent again only when the user presses the button. Secrets are dropped; nothing is stored here or in cookies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIELD = "kept_form"
 LIFE_SECONDS = 3600
 LONGEST = 300_000  # bytes of a form that is kept
 SECRETS = frozenset({"password", "again", "current", "url"})  # the URL of a channel is a secret as a whole
-# Fields that no person typed. A form with these alone is a button: it is on the page that the person returns to.
+# Fields that the user did not type. A form with only these is a button: it is on the page that the user returns to.
 UNTYPED = frozenset({"csrf_token", FIELD, "back", "at", "next", "seen", "env_of", "form_key", "confirmed", "username"})
 
 
@@ -34,7 +34,7 @@ class KeptForm(NamedTuple):
 
     @property
     def typed(self) -> list[tuple[str, str]]:
-        """Label and value of the fields that a person filled in. Another person may sign in, so `env` is not shown."""
+        """Label and value of the fields that a user filled in. Another user may sign in, so `env` is not shown."""
         return [
             (capitalize(name.replace("_", " ")), "is kept, not shown" if name == "env" else unix_lines(value))
             for name, value in self.fields
@@ -94,7 +94,7 @@ def go_on(target: str) -> Response:
 
 
 def offer_again() -> Optional[ResponseReturnValue]:
-    """A form with the CSRF token of an earlier session, from a person who is signed in: offer it with the new token."""
+    """A form with the CSRF token of an earlier session, from a user who is signed in: offer it with the new token."""
     form = _read(keep()) if current_person() is not None else None
     return None if form is None else (_offer(form, came_from(url_for("overview.index"))), 400)
 

@@ -11,7 +11,7 @@ from webapp.accounts import sessions
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 
-SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
+SESSION_ID = "_user_id"  # its name in the cookie; only browsers of signed-in users have it
 
 View = TypeVar("View", bound=Callable[..., Any])
 

@@ -84,7 +84,9 @@ def _call_back(transaction: Transaction, name: str, event: str, generation: int,
     try:
         spec = job_spec.parse_json(job)
         [job_id] = enqueue.store(transaction, [replace(spec, env={**spec.env, **what})], f"batch:{name}")
-    except SpecError as error:  # what it needs is gone, such as a limit; the rest of the batch is not held up
+    except (
+        SpecError
+    ) as error:  # something that it needs is gone, such as a limit; this must not delay the rest of the batch
         log.warning("batch %s: the callback for %s cannot be enqueued: %s", name, event, error)
         events.record(transaction, "callback_failed", f"batch:{name}", RULE, detail={"text": f"on_{event}: {error}"})
         return

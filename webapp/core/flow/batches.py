@@ -1,7 +1,7 @@
 """Batches: jobs that belong together. They join at enqueue; the batch ends when it is closed and all have ended.
 
-Nothing is counted: what is true of a batch follows from the states of its jobs. `batch_callbacks.py` decides when it
-has ended. A requeue of one of its jobs begins its next generation, if something was decided in this one.
+No counters are stored: the state of a batch follows from the states of its jobs. `batch_callbacks.py` decides when it
+has ended. A requeue of one of its jobs begins its next generation, if a callback was decided in this one.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ def join(transaction: Transaction, batch: Batch, actor: str) -> None:
     wanted = {"on_done": batch.on_done or on_done, "on_death": batch.on_death or on_death}
     for field, before in (("on_done", on_done), ("on_death", on_death)):
         if before not in (None, wanted[field]):
-            raise SpecError([FieldError(field, f"the batch {batch.name!r} has another one already.")])
+            raise SpecError([FieldError(field, f"the batch {batch.name!r} already has a different one.")])
     if wanted != {"on_done": on_done, "on_death": on_death}:
         transaction.execute(_SET_CALLBACKS, {**wanted, "name": batch.name})
         events.record_change(transaction, "edit_batch", f"batch:{batch.name}", actor, after=wanted)
 
 
 def close(transaction: Transaction, name: str, actor: str) -> bool:
-    """Let no more jobs join. False: it was closed before, or there is no such batch."""
+    """Close a batch: no more jobs can join. False: it was already closed, or there is no such batch."""
     if transaction.execute(_CLOSE, {"name": name, "now": clock.now()}).rowcount != 1:
         return False
     events.record_change(transaction, "close_batch", f"batch:{name}", actor)

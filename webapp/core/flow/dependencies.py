@@ -1,10 +1,10 @@
-"""Dependencies: a job that follows other jobs, its parents, is blocked until they have ended as it wants.
+"""Dependencies: a job that follows other jobs, its parents, is blocked until they have ended as required.
 
 An edge is a row of `dependencies`. `enqueue` stores it; `decide` sets its `met_at` when the parent has ended, and
 unblocks the job when all its edges are decided. A parent has `followed` = 1 while jobs may wait for its end, 0 once all
 that can be decided is decided, and no value without followers. A parent always has a lower `seq` than its followers.
 
-A worker runs `decide` in its turn. Jobs that people move go through `jobs/lifecycle.py`, which calls it too.
+A worker runs `decide` in its turn. Actions on jobs go through `jobs/lifecycle.py`, which calls it too.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Execute = Callable[[str, Mapping[str, Any]], Any]
 
 _SQLITE_LIST = "IN (SELECT value FROM json_each(:{0}))"
 _POSTGRESQL_LIST = "= ANY(:{0})"
-# An edge that this end of the parent decides. A failure that is wanted of a completed job never comes: the job is
-# cancelled.
+# An edge that this end of the parent decides. A completed job can no longer fail, so a job that waits for its failure
+# is cancelled.
 _DECIDABLE = "(dependencies.wants <> 'success' OR {parent}.state = 'completed')"
 _ENDED = """
 SELECT seq FROM jobs WHERE followed = 1 AND finished_at IS NOT NULL {among}
@@ -50,7 +50,7 @@ LIMIT :n
 _LOCK_CHILDREN = "SELECT seq FROM jobs WHERE seq = ANY(:seqs) FOR NO KEY UPDATE SKIP LOCKED"
 _MEET = "UPDATE dependencies SET met_at = :now WHERE job_seq = :job AND parent_id = :parent"
 _UNMET = "EXISTS (SELECT 1 FROM dependencies WHERE job_seq = jobs.seq AND met_at IS NULL)"
-# It became ready now: the time before this was no waiting for a worker.
+# It became ready now: until now it did not wait for a worker.
 _UNBLOCK = f"""
 UPDATE jobs SET state = '{ARROWS["unblock"].enters}', changed_at = :now,
                 run_at = CASE WHEN run_at < :now THEN :now ELSE run_at END
@@ -161,7 +161,7 @@ def _problem(one: After, known: Mapping[str, tuple[int, str]]) -> Optional[str]:
     if one.job not in known:
         return f"no such job: {one.job!r}. It may have been discarded."
     if one.on == "failure" and known[one.job][1] == "completed":
-        return f"{one.job!r} has completed, so a job that waits for its failure would never run."
+        return f"{one.job!r} has completed, so a job that waits for its failure can never run."
     return None
 
 
@@ -254,7 +254,7 @@ def undecide(execute: Execute, parents: Sequence[int], act_id: int, *, is_sqlite
 
 
 def block_again(execute: Execute, seqs: Sequence[int], *, is_sqlite: bool) -> None:
-    """Block those of these jobs, which a person moved to pending or scheduled, that still wait for a parent."""
+    """Of these jobs, which a user moved to pending or scheduled, block those that still wait for a parent."""
     execute(_BLOCK_AGAIN.format(listed=_listed(is_sqlite)), {"seqs": _values(seqs, is_sqlite)})
 
 

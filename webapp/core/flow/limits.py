@@ -1,8 +1,8 @@
-"""Limits: how many jobs with a key may run at a time, and how many may start in a window.
+"""Limits: how many jobs with a key may run at a time, and how many may start within a period.
 
 A job names keys: `customer-7`, or `warehouse:exclusive`, with which no other job of that key runs. A limit has the
-name of a key, or a pattern such as `customer-*`, which limits each of its keys. A limit whose key is `queue:NAME` holds
-for all jobs of that queue. `worker/loop/limited.py` claims jobs that have keys.
+name of a key, or a pattern such as `customer-*`, which limits each of its keys. The key `queue:NAME` limits
+all jobs of that queue. `worker/loop/limited.py` claims jobs that have keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from webapp.lib.text import plural
 
 MOST_KEYS = 8  # of one job
 MOST_RUNNING = 100_000
-MOST_STARTS = 10_000  # in a window; so many rows are kept for a key
+MOST_STARTS = 10_000  # in a window; this many rows are kept for a key
 LONGEST_WINDOW = clock.DAY
 OF_QUEUE = "queue:"
 EXCLUSIVE, SHARED = ":exclusive", ":shared"
@@ -46,7 +46,7 @@ READ_PATTERNS = f"{READ} WHERE key LIKE '%*'"
 
 
 class Key(NamedTuple):
-    """A key that a job names. `exclusive`: no other job with this key may run beside it."""
+    """A key that a job names. `exclusive`: no other job with this key may run at the same time."""
 
     name: str
     exclusive: bool = False
@@ -109,7 +109,7 @@ def matches(pattern: str, name: str) -> bool:
     """Whether a limit with this key, a name or a pattern, holds for the key `name`."""
     if not pattern.endswith("*"):
         return pattern == name
-    # Only a pattern that says so holds for queues.
+    # Only a pattern that begins with queue: applies to queues.
     return name.startswith(pattern[:-1]) and pattern.startswith(OF_QUEUE) == name.startswith(OF_QUEUE)
 
 
@@ -157,7 +157,7 @@ def read(value: object) -> tuple[str, ...]:
         if key is None:
             raise ValueError(f"{show(word)} is not a key; expected a text such as customer-7.")
         if keys.setdefault(key.name, key) != key:
-            raise ValueError(f"has the key {key.name} both shared and exclusive. Give one of the two.")
+            raise ValueError(f"has the key {key.name} both shared and exclusive. Give it once.")
     if len(keys) > MOST_KEYS:
         raise ValueError(f"has {len(keys)} keys; at most {MOST_KEYS} are allowed.")
     return tuple(str(keys[name]) for name in sorted(keys))

@@ -1,8 +1,8 @@
-"""Retry rules of a job or a queue: what follows a failed attempt, and how long a retry waits. Pure functions.
+"""Retry rules of a job or a queue: what happens after a failed attempt, and how long a retry waits. Pure functions.
 
 As JSON: {"rules": [{"exit": [75, "100-110"], "do": "wait"}, {"signal": ["KILL"], "do": "retry"}, {"output": "refused",
-"do": "bury"}], "backoff": {"kind": "linear", "base": 10, "cap": 600, "jitter": 0.1}}. People write a line for each:
-`exit 75, 100-110: wait` and `backoff linear 10s cap 10m jitter 0.1`. The first rule that matches decides.
+"do": "bury"}], "backoff": {"kind": "linear", "base": 10, "cap": 600, "jitter": 0.1}}. Users write a line for each:
+`exit 75, 100-110: wait` and `backoff linear 10s cap 10m jitter 0.1`. The first matching rule applies.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from webapp.lib.safe_pattern import MAX_STATES, PatternError, compiled
 from webapp.lib.text import shorten
 
 ACTIONS = {
-    "retry": "retried, after the backoff",
-    "wait": "retried, after the time that the command reported",
+    "retry": "retried after the backoff",
+    "wait": "retried after the time that the command reported",
     "bury": "moved to the dead letters at once",
     "success": "counted as completed",
 }
@@ -94,7 +94,7 @@ class RetryRules(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """As people write them."""
+        """As users write them."""
         return [*(rule.text for rule in self.rules), *([self.backoff.text] if self.backoff else [])]
 
     @property
@@ -216,10 +216,10 @@ def parse(value: object) -> RetryRules:
     rules = tuple(_rule(one, number) for number, one in enumerate(listed, 1))
     # They are searched while a worker settles: that may take milliseconds.
     if sum(compiled(rule.values[0]).size for rule in rules if rule.kind == "output") > MAX_STATES:
-        raise ValueError("rules: the patterns repeat too much, all together. Use smaller numbers of repeats.")
+        raise ValueError("rules: all patterns together repeat too much. Use smaller repeat counts.")
     after = next((number for number, rule in enumerate(rules, 1) if rule.kind == "any"), len(rules))
     if after < len(rules):
-        raise ValueError(f"rule {after + 1} comes after a rule for any failure, so it would never count.")
+        raise ValueError(f"rule {after + 1} comes after a rule for any failure, so it would never apply.")
     found = RetryRules(rules, None if value.get("backoff") is None else _backoff(value["backoff"]))
     if len(json.dumps(found.as_json)) > MAX_SIZE:
         raise ValueError(f"is longer than {MAX_SIZE:,} characters.")
@@ -227,7 +227,7 @@ def parse(value: object) -> RetryRules:
 
 
 def _of_lines(lines: Sequence[object]) -> dict[str, Any]:
-    """The object that lines mean."""
+    """The object that these lines describe."""
     found: dict[str, Any] = {"rules": []}
     for line in lines:
         if not isinstance(line, str):
@@ -269,7 +269,7 @@ def _rule(value: object, number: int) -> Rule:
     _refuse_unknown(value, (*CONDITIONS, "do"), where)
     do = value.get("do")
     if not isinstance(do, str) or do not in ACTIONS:
-        raise ValueError(f"{where}{_show(do)} is no action; expected {', '.join(ACTIONS)}.")
+        raise ValueError(f"{where}{_show(do)} is not an action; expected {', '.join(ACTIONS)}.")
     given = [name for name in CONDITIONS if value.get(name) is not None]
     if len(given) > 1:
         raise ValueError(f"{where}has {' and '.join(given)}. Give one of them, or make several rules.")
@@ -319,7 +319,7 @@ def _backoff(value: object) -> Backoff:
         raise ValueError(f"backoff: {_show(value)} is not allowed; expected an object with kind and base.")
     _refuse_unknown(value, Backoff._fields, "backoff: ")
     if value.get("kind") not in KINDS:
-        raise ValueError(f"backoff: {_show(value.get('kind'))} is no kind; expected {', '.join(KINDS)}.")
+        raise ValueError(f"backoff: {_show(value.get('kind'))} is not a kind of backoff; expected {', '.join(KINDS)}.")
     base = _length(value.get("base"), "base")
     cap = None if value.get("cap") is None else _length(value["cap"], "cap")
     if cap is not None and cap < base:

@@ -1,8 +1,8 @@
-"""Unique keys: at most one job holds a key. A partial unique index is the rule; this module answers conflicts.
+"""Unique keys: at most one job holds a key. A partial unique index enforces this; this module resolves conflicts.
 
-A job holds its key while it waits for its first start, until it ends, or for a period, see HOLDS_KEY in `states.py`. A
-look at the holders comes before each write, because an answer names the holder. If another transaction takes a key
-after the look, the index refuses the write, and the caller looks again.
+A job holds its key while it waits for its first start, until it ends, or for a period, see HOLDS_KEY in `states.py`.
+The holders are read before each write, because the result names the holder. If another transaction takes a key after
+that, the index refuses the write, and the caller reads the holders again.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Holder(NamedTuple):
         return self.told({})
 
     def told(self, lines: Mapping[int, str]) -> str:
-        """The same. `lines`: what people call the jobs of their call, by their places."""
+        """The same. `lines`: names for the jobs of the call, by their places, such as 'line 3'."""
         if self.place is not None:
             return f"is held by {lines.get(self.place, f'job {self.place + 1} of this call')}"
         return f"is held by {self.id} ({self.state})"

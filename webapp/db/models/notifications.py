@@ -1,4 +1,4 @@
-"""Channels, rules, notices (what happened), alerts (what is told about it) and deliveries (what was sent)."""
+"""Channels, rules, notices (what happened), alerts (open problems) and deliveries (messages)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Channel(Model):
 
 
 class Rule(Model):
-    """Which notices become alerts, and the channel that hears of them."""
+    """Which notices become alerts, and the channel that gets their messages."""
 
     __tablename__ = "notification_rules"
 
@@ -56,7 +56,7 @@ class Rule(Model):
 
 
 class Notice(Model):
-    """Something that rules may tell about. Written in the transaction in which it happened."""
+    """Something that happened, for the rules. Written in the transaction in which it happened."""
 
     __tablename__ = "notices"
 
@@ -76,14 +76,14 @@ class Notice(Model):
 
 
 class Alert(Model):
-    """What one rule has to tell about one subject, from its first notice to its recovery."""
+    """A problem of one subject, for one rule, from its first notice to its recovery."""
 
     __tablename__ = "alerts"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
     rule_id: Mapped[int] = mapped_column(Sequence, ForeignKey("notification_rules.id", ondelete="CASCADE"))
     event: Mapped[str]  # of its first notice
-    key: Mapped[str]  # what is told together: 'group:…', or event and subject
+    key: Mapped[str]  # its subject: 'group:…', or event and subject
     opened_at: Mapped[int]
     last_at: Mapped[int]  # of its newest notice
     count: Mapped[int] = mapped_column(Integer)  # notices
@@ -119,10 +119,10 @@ class Delivery(Model):
     tries: Mapped[int] = mapped_column(Integer, default=0)
     ended_at: Mapped[Optional[int]]
     answer: Mapped[Optional[str]]  # what the receiver said last
-    detail: Mapped[str]  # a JSON object: what the message tells
+    detail: Mapped[str]  # a JSON object: the facts of the message
     subject: Mapped[Optional[str]]  # the message as it was sent; None before the first try
     body: Mapped[Optional[str]]
-    job_seq: Mapped[Optional[int]] = mapped_column(Sequence)  # that it tells about
+    job_seq: Mapped[Optional[int]] = mapped_column(Sequence)  # that it is about
 
     __table_args__ = (
         CheckConstraint(one_of("kind", DELIVERY_KINDS), name="kind"),
@@ -137,7 +137,7 @@ class Delivery(Model):
 
 
 class JobWatch(Model):
-    """A wish to hear of the end of one job. Deleted when its message is stored."""
+    """A request for a message when one job ends. Deleted when its message is stored."""
 
     __tablename__ = "job_watches"
 

@@ -1,1 +1,1 @@
-"""Limits, unique keys, chains and batches, as people and pages see them; the rules are in webapp/core/flow."""
+"""Actions and views for limits, unique keys, chains and batches; the rules are in webapp/core/flow."""

@@ -1,4 +1,4 @@
-"""Batches as people see them: progress, failures, the list, and closing one. `core/flow/batches.py` has the rules.
+"""Views and actions for batches: progress, failures, the list, and closing one. `core/flow/batches.py` has the rules.
 
 Counts stop at CAP jobs in a state, so a page costs the same however large a batch is.
 """
@@ -65,7 +65,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> Optional[float]:
-        """At the present rate; None: nothing is left, or nothing ended lately."""
+        """At the current rate; None: no jobs are left, or none ended recently."""
         return self.left / self.rate * 60 if self.left and self.rate else None
 
 
@@ -168,7 +168,7 @@ def callbacks(session: Session, name: str) -> Sequence[BatchCallback]:
 
 
 def close(name: str, actor: str) -> bool:
-    """Let no more jobs join; its callbacks may follow. False: it was closed before. Raises NotFound."""
+    """Close a batch: no more jobs can join; its callbacks may run. False: it was already closed. Raises NotFound."""
     with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
         if core_batches.close(transaction, name, actor):
             return True

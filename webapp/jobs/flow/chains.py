@@ -1,4 +1,4 @@
-"""Jobs that follow each other, as people see them: what a job waits for, and the graph around it.
+"""Chains of jobs: what a job waits for, and the graph around it.
 
 `core/flow/dependencies.py` has the rules. Each read stops at a number of rows.
 """
@@ -81,7 +81,7 @@ class Parent:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it will not end as wanted unless a person acts."""
+        """Whether it will not end as wanted unless a user acts."""
         return self.state is None or (self.wants == "success" and self.state in ("dead", "cancelled"))
 
     @property
@@ -117,7 +117,7 @@ class Waiting:
     def text(self) -> str:
         """Why it is blocked, as a sentence."""
         if not self.parents:
-            return "Its jobs have ended. A worker will unblock it."
+            return "The jobs it waits for have ended. A worker will unblock it."
         shown = self.failed or self.parents
         names = "; ".join(parent.text for parent in shown[:3])
         more = " …" if len(shown) > 3 or self.more else ""
@@ -180,7 +180,7 @@ def orphaned(session: Session, limit: int) -> Sequence[Row[tuple[str, str]]]:
 
 
 def blocked_below(session: Session, job: Job, most: int = MOST_BELOW) -> list[str]:
-    """Ids of the blocked jobs that follow a job, directly or not; the last of a chain first."""
+    """Ids of the blocked jobs that depend on a job, directly or indirectly; the last of a chain first."""
     if job.followed is None:
         return []
     return list(session.scalars(text(_BELOW), {"seq": job.seq, "most": most}))

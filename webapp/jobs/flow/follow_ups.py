@@ -1,6 +1,6 @@
-"""What a move of jobs by people means for the jobs that follow them, and for their batches.
+"""What an action on jobs does to the jobs that depend on them, and to their batches.
 
-`jobs/lifecycle.py` calls it in the transaction of the move; `core/flow/` has the rules.
+`jobs/lifecycle.py` calls it in the transaction of the action; `core/flow/` has the rules.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Unique keys when people move jobs: a job whose key another one holds stays as it is, and the others move.
+"""Unique keys in actions on jobs: a job whose key another one holds is skipped, and the others are changed.
 
-The index refuses what this module did not see. Then the whole batch is looked at again.
+The index refuses conflicts that this module has not seen. Then the whole set of jobs is checked again.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Block:
 
     @property
     def name(self) -> str:
-        """The key for people: 'customer-7', or 'queue mail'."""
+        """The key for display: 'customer-7', or 'queue mail'."""
         name = self.key.name
         return f"queue {name[len(OF_QUEUE) :]}" if name.startswith(OF_QUEUE) else name
 
@@ -149,14 +149,14 @@ class Block:
         if self.kind == "rate":
             return f"limit {name} allows {limits.describe(None, self.limit.rate, self.limit.per)}"
         if self.kind == "behind":
-            return f"job {self.first} is before it and waits for {name}"
+            return f"job {self.first} is ahead of it and waits for {name}"
         shown = ", ".join(job.id for job in self.holders[:3])
         more = f" and {len(self.holders) - 3} more" if len(self.holders) > 3 else ""
         if self.kind == "full":
             return f"limit {name} is full ({limits.describe(self.limit.most, None, None)}): {shown}{more}"
         if self.key.exclusive:
-            return f"no other job may use {name} beside it, but {shown}{more} still run{'s' * (len(self.holders) == 1)}"
-        return f"{shown} uses {name} exclusively"
+            return f"it needs {name} for itself, but {shown}{more} still use{'s' * (len(self.holders) == 1)} it"
+        return f"{shown} has exclusive use of {name}"
 
     @property
     def short(self) -> str:

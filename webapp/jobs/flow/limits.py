@@ -1,6 +1,6 @@
 """Set and remove limits. Console, CLI and API call the same functions; each is one durable transaction.
 
-`core/flow/limits.py` has the rules, `jobs/limit_use.py` who holds a key and who waits for it.
+`core/flow/limits.py` has the rules, `jobs/flow/limit_use.py` who holds a key and who waits for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LimitInUse(Exception):
 def set_limit(key: str, most: object, rate: object, note: object, actor: str) -> Limit:
     """Create or replace a limit. `most`: running jobs, None for any number; `rate`: a text such as '10/min', or None.
 
-    Raises SpecError. Workers obey it from their next claim on; running jobs continue.
+    Raises SpecError. It applies to jobs that start from now on; running jobs continue.
     """
     values = check(key, most, rate, note)
     with writing() as session:
@@ -54,7 +54,7 @@ def set_limit(key: str, most: object, rate: object, note: object, actor: str) ->
 def remove_limit(key: str, actor: str, *, force: bool = False) -> None:
     """Remove a limit. Raises NotFound; and LimitInUse if pending or running jobs name a key that only it covers.
 
-    With `force` these jobs go on without a bound on that key. Jobs that are due later are not looked at.
+    With `force` these jobs continue without a limit on that key. Jobs that are due later are not looked at.
     """
     with writing() as session:
         row = session.get(Limit, key)
@@ -127,7 +127,7 @@ def check(key: str, most: object, rate: object, note: object) -> dict[str, Any]:
     }
     values["rate"], values["per"] = read("rate", _read_rate, rate) or (None, None)
     if not errors and key.startswith(OF_QUEUE) and values["most"] is None and values["rate"] is None:
-        errors.append(FieldError("max", "is missing: the limit of a queue needs a maximum or a rate."))
+        errors.append(FieldError("max", "is missing. The limit of a queue needs a maximum or a rate."))
     if errors:
         raise SpecError(errors)
     return values

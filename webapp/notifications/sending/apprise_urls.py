@@ -38,10 +38,14 @@ def send(url: str, subject: str, text: str) -> str:
             # One URL: `Apprise.add` would split a text with several.
             service = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
         except Exception as error:
-            raise PermanentFailure(f"Apprise does not take this URL: {kept(str(error), secrets)}") from None
+            raise PermanentFailure(f"Apprise does not accept this URL: {kept(str(error), secrets)}") from None
         if not service:
-            raise PermanentFailure("Apprise does not take this URL. Check its parts")
-        sent = service.notify(body=_calm(text[:MAX_TEXT]), title=_calm(subject), body_format=apprise.NotifyFormat.TEXT)
+            raise PermanentFailure("Apprise does not accept this URL. Check its parts")
+        sent = service.notify(
+            body=_without_mentions(text[:MAX_TEXT]),
+            title=_without_mentions(subject),
+            body_format=apprise.NotifyFormat.TEXT,
+        )
         said = captured.getvalue()
     answer = kept(said, secrets) or str(service.service_name)
     if sent:
@@ -52,6 +56,6 @@ def send(url: str, subject: str, text: str) -> str:
     raise TemporaryFailure(answer)
 
 
-def _calm(text: str) -> str:
-    """The same text, in which no words of a job call everyone in a chat."""
+def _without_mentions(text: str) -> str:
+    """The same text without mentions, so that the words of a job do not notify everyone in a chat."""
     return re.sub(r"@(?=everyone|here|channel|all)|<(?=[@!])", lambda found: f"{found[0]}\u200b", text)

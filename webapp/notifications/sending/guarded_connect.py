@@ -33,7 +33,7 @@ def connect(host: str, port: int, *, allow_private: bool, context: Optional[ssl.
     refused = [] if allow_private else [text for *_, where in found if not is_public(text := where[0])]
     if refused:
         raise PermanentFailure(
-            f"{host} leads to the private address {refused[0]}. Set QUEUECTL_ALLOW_PRIVATE_TARGETS=1 to allow that"
+            f"{host} resolves to the private address {refused[0]}. Set QUEUECTL_ALLOW_PRIVATE_TARGETS=1 to allow that"
         )
     connection = _connect_to_one(host, port, found)
     if context is None:

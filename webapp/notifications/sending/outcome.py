@@ -1,4 +1,4 @@
-"""How an attempt to send a message ends, what is kept of a receiver's answer, and the limit of its time."""
+"""The result of an attempt to send a message, the stored part of a receiver's answer, and the time limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PermanentFailure(Exception):
 
 
 def within(call: Callable[[], T], seconds: float = DEADLINE) -> T:
-    """The result of `call`, or TemporaryFailure after so many seconds.
+    """The result of `call`, or TemporaryFailure after this many seconds.
 
     A receiver that sends a byte every few seconds passes every timeout of a socket, and the look-up of a name has none.
     So a thread makes the call, and nothing waits for it after the deadline.

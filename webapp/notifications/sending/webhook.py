@@ -70,7 +70,7 @@ def _judge(response: http.client.HTTPResponse, said: str, url: str) -> str:
     if 200 <= status < 300:
         return answer
     if 300 <= status < 400:
-        raise PermanentFailure(f"{status}: redirects to {_host_of(response)}. Enter the URL where it leads")
+        raise PermanentFailure(f"{status}: redirects to {_host_of(response)}. Enter the URL that it redirects to")
     if status in _LATER or status >= 500:
         raise TemporaryFailure(answer)
     raise PermanentFailure(answer)

@@ -116,7 +116,7 @@ def jobs_url(start: int, end: int, **fields: Optional[str]) -> str:
 
 
 def draw(session: Session, asked: AskedWindow, trend: Trend, queue: Optional[str] = None) -> Chart:
-    """The chart of a page, with the changes that people made meanwhile."""
+    """The chart of a page, with the changes that users made in that time."""
     found = markers(session, asked.window.start, asked.window.end)
     found = [one for one in found if queue is None or one.noun != "queue" or one.name == queue]
     page = asked.page(trend.until, found, queue=queue)

@@ -75,7 +75,7 @@ def since(kept: Output, position: int, options: RenderOptions = DEFAULT_OPTIONS)
     skipped = kept.data.count(b"\n", asked, least) if asked < least else 0
     if not skipped:
         return found
-    note = Markup('<div class="cut">{:,} lines were too fast to show. Reload the page to see them.</div>')
+    note = Markup('<div class="cut">{:,} lines arrived too fast and are not shown. Reload the page to see them.</div>')
     return replace(found, html=note.format(skipped) + found.html)
 
 
