@@ -97,6 +97,58 @@ def test_a_worker_that_drains_does_not_wait_for_a_message_that_cannot_be_sent(qu
 
 
 @pytest.mark.postgresql
+def test_hung_commands_in_all_slots_do_not_hold_up_a_message(queue: Queue, fleet: Start) -> None:
+    hung = [queue.enqueue("sleep 1000") for _ in range(2)]
+    fleet(slots=2)
+    for job_id in hung:
+        queue.reaches(job_id, "processing")
+    waiting, ours = queue.enqueue("true"), submit("true")
+    queue.reaches(ours, "completed")
+    assert [queue.job(job_id).state for job_id in (*hung, waiting)] == ["processing", "processing", "pending"]
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("app")
+def test_one_message_at_a_time_is_sent_beside_the_slots() -> None:
+    factories.make_worker(id="w1")
+    connection = worker_connection()
+    dispatcher = Dispatcher(connection, "w1", assignment(slots=2), lambda: 10.0, list)
+
+    def turn(number: int, **values: Any) -> list[str]:
+        for one in range(number):
+            make_job("pending", id=f"{values.get('queue', 'job')}-{number}-{one}", **values)
+        return [claim.id for claim in dispatcher.turn()]
+
+    def end() -> None:
+        now = clock.now()
+        dispatcher.done(AttemptResult(next(iter(dispatcher._held.values())), "completed", "exit", now, now))
+
+    assert turn(2) == ["job-2-0", "job-2-1"]
+    assert turn(2, queue=SYSTEM_QUEUE) == ["_system-2-0"]
+    assert turn(1) == [], "neither a job nor a second message"
+    end()
+    assert turn(0) == ["_system-2-1"], "a free slot is for the next message too"
+    end()
+    assert turn(0) == ["job-1-0"]
+    dispatcher.accept_no_more()
+    end()
+    assert turn(0) == []
+    connection.close()
+
+
+@pytest.mark.usefixtures("app")
+def test_no_message_is_sent_beside_a_job_that_must_run_alone() -> None:
+    factories.make_worker(id="w1")
+    connection = worker_connection()
+    dispatcher = Dispatcher(connection, "w1", assignment(slots=2), lambda: 10.0, list)
+    make_job("pending", id="alone", losses=1)
+    assert [claim.id for claim in dispatcher.turn()] == ["alone"]
+    make_job("pending", id="message", queue=SYSTEM_QUEUE)
+    assert dispatcher.turn() == []
+    connection.close()
+
+
+@pytest.mark.postgresql
 def test_a_real_sender_that_is_killed_sends_the_message_again_with_the_same_id(
     queue: Queue, fleet: Start, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:

@@ -65,6 +65,11 @@ class WorkerView:
         return labels.of_worker(self.given_labels, self.worker.host)
 
     @property
+    def busy(self) -> int:
+        """How many of its slots are busy. A message may be sent beside them."""
+        return min(len(self.jobs), self.worker.slots)
+
+    @property
     def shown_state(self) -> str:
         """running, quiet, stopping, stopped, silent (its heartbeat is late) or expired."""
         if self.worker.state != "running":
@@ -168,7 +173,7 @@ class SupervisorView:
 
     @property
     def busy(self) -> int:
-        return sum(len(view.jobs) for view in self.workers)
+        return sum(view.busy for view in self.workers)
 
     @property
     def state(self) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
 from webapp.core import statements
+from webapp.core.labels import LabelSet
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.core.storage.relocated import Relocated
 from webapp.core.storage.transaction import Connection
@@ -202,14 +204,25 @@ class Dispatcher:
             log.warning("the database cannot be used, trying again: %s", error)
 
     def _free(self, holding: Collection[Claim]) -> int:
-        """The number of free slots beside these claims."""
+        """The number of free slots beside these claims. One message is sent beside the slots."""
         free = self.capacity.slots - len(holding)
-        if free <= 0 or self._quiet or self.stop_requested or self.expired or not self._accepting:
+        if free < 0 or self._takes_nothing:
             return 0
+        messages = 0
         for claim in list(holding):  # a copy, because the worker's turn may change it meanwhile
             if claim.run_exclusively:
                 return 0
-        return free
+            messages += claim.queue == SYSTEM_QUEUE
+        return free + min(messages, 1)
+
+    @property
+    def _takes_nothing(self) -> bool:
+        return self._quiet or self.stop_requested or self.expired or not self._accepting
+
+    def _may_send(self, holding: Collection[Claim]) -> bool:
+        """Whether to look for a message although no slot is free: hung commands must not hold up the news of them."""
+        beside = not any(claim.queue == SYSTEM_QUEUE or claim.run_exclusively for claim in holding)
+        return beside and self.capacity.slots > 0 and not self._takes_nothing
 
     @property
     def _has_stop_to_record(self) -> bool:
@@ -268,6 +281,8 @@ class Dispatcher:
                 is_due = state.next_due is not None and state.next_due <= turn.now
                 drained = self._drain and not (claimed or is_due) and self._selection.is_drained(turn)
                 released = released and self._selection.leaves_some
+            elif self._may_send(holding):
+                claimed = turn.claim([LabelSet(SYSTEM_QUEUE)], 1, self.settings)
             if promoted or drained or released or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
         if free > 0 and self._selection.opens_at is not None:
