@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -114,6 +115,7 @@ def start_service(log_format: str, parent: Optional[int] = None, report_to: Opti
     """Prepare a process that runs until it is stopped. Return the service manager that it reports to."""
     from webapp.lib.system import logs, process_group, sd_notify
 
+    gc.set_threshold(50_000)  # less garbage than in commands that end soon
     if parent is not None:
         process_group.end_with(parent)
     manager = sd_notify.take() if report_to is None else sd_notify.Parent(report_to)
