@@ -158,7 +158,7 @@ def test_a_real_sender_that_is_killed_sends_the_message_again_with_the_same_id(
         receiver.drips = True
         channel = add_channel(kind="webhook", url=receiver.url, sender="sender-1")
         waiting = add_delivery(channel)
-        spec = replace(channels.sender_job(channel), id="sender-1")
+        spec = channels.sender_job(channel)._replace(id="sender-1")
         enqueue.enqueue(engines.database(), [spec], "rule:notifications")
         fleet(queues=["mail"])
         eventually(lambda: receiver.requests)

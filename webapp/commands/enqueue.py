@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -200,7 +199,7 @@ def _folder(path: str, option: str) -> str:
 
 
 def _in_folder(spec: JobSpec, folder: Optional[str]) -> JobSpec:
-    return spec if folder is None or spec.cwd is not None else replace(spec, cwd=folder)
+    return spec if folder is None or spec.cwd is not None else spec._replace(cwd=folder)
 
 
 def from_options(command: str, options: Mapping[str, Any]) -> JobSpec:

@@ -19,6 +19,7 @@ from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
 from webapp.core.flow import limits, retry_rules
+from webapp.core.job_spec import DEFAULT_QUEUE
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView, workers
@@ -84,7 +85,7 @@ def index() -> ResponseReturnValue:
             number=count_queues(session, wanted),
             capped=isinstance(found, Ranked) and found.capped,
             most_ranked=MAX_RANKED,
-            default=queue_actions.DEFAULT,
+            default=DEFAULT_QUEUE,
             any_alive=bool(alive),
             start_command=start_command,
             most_label_sets=MOST_LABEL_SETS,
@@ -143,7 +144,7 @@ def show(name: str) -> ResponseReturnValue:
             own_limit=limits.OF_QUEUE + name,
             retry_lines=retry_rules.stored(view.queue.retry).lines,
             look=LATEST_DEAD,
-            default=queue_actions.DEFAULT,
+            default=DEFAULT_QUEUE,
             start_command=start_command,
             any_alive=bool(alive),
         )

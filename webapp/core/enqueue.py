@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from webapp.core import audit_lines, labels
 from webapp.core.flow import batches, dependencies, limits, unique_keys
@@ -27,7 +27,10 @@ AUDITED_SINGLY = 100  # jobs of one call with a line each in the audit trail; la
 
 MOST_LABEL_SETS = 1000  # of one queue: workers and pages query each of them
 
-# A removed queue still has its row.
+# A removed queue still has its row. On PostgreSQL nobody removes the queue until the commit: inserting a job takes the
+# same lock.
+_HAS_QUEUE = "SELECT 1 FROM queues WHERE name = :name AND removed_at IS NULL"
+_HAS_LABEL_SET = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
 ADD_QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO UPDATE SET removed_at = NULL"
 ADD_LABEL_SET = (
     "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
@@ -122,7 +125,7 @@ def enqueue(
             found.update(taken)
         if held is not None:
             held.update(instead)
-        return [instead[place].id if place in instead else row.id for place, row in enumerate(rows)]
+        return _ids(rows, instead)
 
     try:
         return store()
@@ -139,19 +142,19 @@ def store(
     An id that a spec has must be new. A channel that is gone hears nothing: the jobs run all the same. A job whose
     unique key is held is refused, also if it asks for the holder's id. Raises SpecError before anything is stored.
     """
-    jobs = [(_row(spec, actor, clock.now(), schedule=schedule), spec, place) for place, spec in enumerate(specs)]
-    instead = _store(transaction, jobs, actor)
-    return [instead[place].id if place in instead else row.id for row, _, place in jobs]
+    return store_fires(transaction, [(spec, actor, schedule) for spec in specs])
 
 
-def store_fires(transaction: Transaction, jobs: Sequence[tuple[JobSpec, str, str]]) -> list[str]:
-    """The same for jobs of many schedules. Each job has its actor, which is not audited, and its schedule."""
+def store_fires(transaction: Transaction, jobs: Sequence[tuple[JobSpec, str, Optional[str]]]) -> list[str]:
+    """The same for jobs of many schedules. Each job has its actor and its schedule. Audited actors must be the same."""
     now = clock.now()
-    made = [
-        (_row(spec, actor, now, schedule=schedule), spec, place) for place, (spec, actor, schedule) in enumerate(jobs)
-    ]
-    instead = _store(transaction, made, made[0][0].created_by) if made else {}
-    return [instead[place].id if place in instead else row.id for row, _, place in made]
+    rows = [_row(spec, actor, now, schedule=schedule) for spec, actor, schedule in jobs]
+    made = [(row, spec, place) for place, (row, (spec, _, _)) in enumerate(zip(rows, jobs))]
+    return _ids(rows, _store(transaction, made, rows[0].created_by) if rows else {})
+
+
+def _ids(rows: Sequence[_Row], instead: Mapping[int, Holder]) -> list[str]:
+    return [instead[place].id if place in instead else row.id for place, row in enumerate(rows)]
 
 
 def check_names(transaction: Transaction, specs: Sequence[JobSpec]) -> None:
@@ -247,7 +250,7 @@ def _insert(
     transaction: Transaction, jobs: Sequence[_Job], actor: str, stored: Optional[Callable[[int], None]] = None
 ) -> None:
     rows, edges, runs_parent = _with_dependencies(transaction, jobs)
-    new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
+    new = _ensure_label_sets(transaction, rows)
     for start in range(0, len(rows), STORE_BATCH):
         transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
         if stored is not None:
@@ -350,29 +353,25 @@ def _id_taken(states: Mapping[str, str], places: Mapping[str, int]) -> IdTaken:
     return IdTaken(sorted(errors, key=lambda error: error.place or 0))
 
 
-def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]]) -> bool:
+def _ensure_label_sets(transaction: Transaction, rows: Sequence[_Row]) -> bool:
     """Add missing queues and label sets. Returns whether there were any, so that workers must read them again."""
 
-    def first(statement: str, values: Mapping[str, Any]) -> Any:
-        return transaction.execute(statement, values).fetchone()
+    def missing(statement: str, named: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+        return [values for values in named if transaction.execute(statement, values).fetchone() is None]
 
-    exists = "SELECT 1 FROM queues WHERE name = :name AND removed_at IS NULL"
-    if not transaction.is_sqlite:  # until the commit nobody removes it; inserting a job takes the same lock
-        exists += " FOR KEY SHARE"
-    queues = [
-        {"name": name} for name in dict.fromkeys(queue for queue, _ in named) if first(exists, {"name": name}) is None
-    ]
-    known = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
-    label_sets = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
-    label_sets = [label_set for label_set in label_sets if first(known, label_set) is None]
+    has_queue = _HAS_QUEUE if transaction.is_sqlite else f"{_HAS_QUEUE} FOR KEY SHARE"
+    queues = missing(has_queue, [{"name": name} for name in sorted({row.queue for row in rows})])
+    wanted = sorted({(row.queue, row.requires) for row in rows if row.requires})
+    label_sets = missing(_HAS_LABEL_SET, [{"queue": queue, "requires": requires} for queue, requires in wanted])
+    if not queues and not label_sets:
+        return False
     for name in {label_set["queue"] for label_set in label_sets}:
-        (number,) = first("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
+        (number,) = transaction.execute("SELECT count(*) FROM lanes WHERE queue = :name", {"name": name}).fetchone()
         if number + sum(label_set["queue"] == name for label_set in label_sets) > MOST_LABEL_SETS:
             raise too_many_label_sets(name)
-    for statement, rows in ((ADD_QUEUE, queues), (ADD_LABEL_SET, label_sets)):
-        if rows:
-            transaction.execute_many(statement, rows)
-    return bool(queues or label_sets)
+    transaction.execute_many(ADD_QUEUE, queues)
+    transaction.execute_many(ADD_LABEL_SET, label_sets)
+    return True
 
 
 def too_many_label_sets(queue: str) -> SpecError:

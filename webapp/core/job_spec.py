@@ -10,8 +10,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import labels
@@ -26,6 +26,7 @@ from webapp.core.names import SHOWN, show
 from webapp.lib import clock, durations
 from webapp.lib.text import BYTE_ORDER_MARK, escape_controls, shorten, unix_lines
 
+DEFAULT_QUEUE = "default"
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
 ENV_LIMIT = 64 * 1024  # bytes of UTF-8, all names and values together
 PATH_LIMIT = 4096  # bytes of UTF-8
@@ -67,8 +68,7 @@ class KeyTaken(SpecError):
         super().__init__(errors)
 
 
-@dataclass(frozen=True)
-class JobSpec:
+class JobSpec(NamedTuple):
     """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting.
 
     `notify` has the names of channels that hear of its end, `limits` the keys of limits, sorted, and `after` the jobs
@@ -77,7 +77,7 @@ class JobSpec:
 
     command: str
     id: Optional[str] = None
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     requires: tuple[str, ...] = ()
     priority: int = 0
     run_at: Optional[int] = None
@@ -85,7 +85,7 @@ class JobSpec:
     max_retries: Optional[int] = None
     timeout: Optional[float] = None
     cwd: Optional[str] = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = MappingProxyType({})
     notify: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     unique: Optional[Unique] = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Optional
 
 from webapp.core.job_spec import JobSpec
@@ -31,4 +30,4 @@ def carried_by(specs: Sequence[JobSpec], traceparent: Optional[str]) -> list[Job
     trace = (traceparent or "").strip(" \t")
     if not is_valid(trace):
         return list(specs)
-    return [spec if VARIABLE in spec.env else replace(spec, env={**spec.env, VARIABLE: trace}) for spec in specs]
+    return [spec if VARIABLE in spec.env else spec._replace(env={**spec.env, VARIABLE: trace}) for spec in specs]

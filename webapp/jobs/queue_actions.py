@@ -13,14 +13,12 @@ from sqlalchemy.orm import Session
 
 from webapp.core.flow import retry_rules
 from webapp.core.flow.retry_rules import RetryRules
-from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core.job_spec import DEFAULT_QUEUE, FieldError, SpecError
 from webapp.db.engines import writing
 from webapp.db.models import LabelSetRow, Queue
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import NotFound, record
 from webapp.lib import clock
-
-DEFAULT = JobSpec.queue  # of jobs that name no queue
 
 
 class QueueInUse(Exception):
@@ -95,7 +93,7 @@ def remove_queue(name: str, actor: str) -> None:
     On PostgreSQL, a transaction that stores or requeues a job locks the queue's row until it commits. So this waits for
     that transaction, and then sees its job. The row stays, because jobs refer to it.
     """
-    if name == DEFAULT:
+    if name == DEFAULT_QUEUE:
         raise QueueInUse(f"queue {name} cannot be removed: jobs that name no queue go to it.")
     with writing(wakes_workers=False) as session:
         queue = session.scalar(select(Queue).where(Queue.name == name, Queue.removed_at.is_(None)).with_for_update())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from webapp.core import enqueue
@@ -140,7 +140,7 @@ def ensure_senders(transaction: Transaction) -> int:
     for channel_id, seen in transaction.execute(_WITHOUT_SENDER, {"now": clock.now()}).fetchall():
         job_id = new_job_id()
         if transaction.execute(_SET_SENDER, {"job": job_id, "id": channel_id, "seen": seen or ""}).rowcount:
-            enqueue.store(transaction, [replace(channels.sender_job(channel_id), id=job_id)], RULE)
+            enqueue.store(transaction, [channels.sender_job(channel_id)._replace(id=job_id)], RULE)
             started += 1
     if started:
         transaction.wakes_workers = True

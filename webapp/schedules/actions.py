@@ -204,7 +204,7 @@ def run_fires(name: str, actor: str, dues: Sequence[int]) -> list[str]:
             if not transaction.execute(_RUN_FIRE, {**values, "due": due, "job": job_id}).rowcount:
                 raise _why_not(transaction, row, due)
         _obey_overlap(transaction, spec, len(ids))
-        enqueue.store(transaction, [replace(spec.job, id=job_id) for job_id in ids], actor, schedule=name)
+        enqueue.store(transaction, [spec.job._replace(id=job_id) for job_id in ids], actor, schedule=name)
         transaction.execute(_RAN, {"id": row.id, "now": now})
         ran: dict[str, Any] = {"job": ids[0], "due": clock.to_iso(dues[0])}
         if len(ids) > 1:

@@ -6,7 +6,7 @@ The form accepts more than JSON: the environment as lines, times in the user's t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from webapp.console.display import env_values, times
@@ -162,7 +162,7 @@ class SubmitForm:
         elif faults:
             more = f" And {len(faults) - SHOWN_LINES:,} more." if len(faults) > SHOWN_LINES else ""
             self.errors["command"] = " ".join(faults[:SHOWN_LINES]) + more
-        return [replace(spec, command=command) for spec in specs for command in commands]
+        return [spec._replace(command=command) for spec in specs for command in commands]
 
     def _faults(self) -> Iterator[str]:
         for number, line in enumerate(self.command.split("\n"), 1):

@@ -7,7 +7,6 @@ is stored in the same transaction. Several processes may share a database.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Optional
 
 from webapp.core import enqueue, events, job_spec
@@ -83,10 +82,8 @@ def _call_back(transaction: Transaction, name: str, event: str, generation: int,
     what = {"QUEUECTL_BATCH": name, "QUEUECTL_BATCH_EVENT": event, "QUEUECTL_BATCH_GENERATION": str(generation)}
     try:
         spec = job_spec.parse_json(job)
-        [job_id] = enqueue.store(transaction, [replace(spec, env={**spec.env, **what})], f"batch:{name}")
-    except (
-        SpecError
-    ) as error:  # something that it needs is gone, such as a limit; this must not delay the rest of the batch
+        [job_id] = enqueue.store(transaction, [spec._replace(env={**spec.env, **what})], f"batch:{name}")
+    except SpecError as error:  # what it needs is gone, such as a limit; this must not delay the rest of the batch
         log.warning("batch %s: the callback for %s cannot be enqueued: %s", name, event, error)
         events.record(transaction, "callback_failed", f"batch:{name}", RULE, detail={"text": f"on_{event}: {error}"})
         return

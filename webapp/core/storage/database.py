@@ -80,12 +80,13 @@ class Database:
     def take(self) -> Any:
         """An idle connection, or a new one."""
         idle = self._own_idle()
-        with suppress(IndexError):  # there is none
-            while True:
+        while True:
+            try:
                 connection, used_at = idle.pop()
-                if self.is_sqlite or clock.counter() - used_at < FRESH or _answers(connection):
-                    return connection
-        return self.connect()
+            except IndexError:  # there is none
+                return self.connect()
+            if self.is_sqlite or clock.counter() - used_at < FRESH or _answers(connection):
+                return connection
 
     def give_back(self, connection: Any) -> None:
         """Keep a connection for the next `take()`."""

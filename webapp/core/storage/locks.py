@@ -102,9 +102,12 @@ class WriteLock:
 
     def _check_place(self, path: str) -> None:
         """Raise Gone if the folder was removed or replaced: data written to its open files would be lost."""
-        with contextlib.suppress(FileNotFoundError):
-            if _place(os.stat(path)) == self._place:
-                return
+        try:
+            place = _place(os.stat(path))
+        except FileNotFoundError:
+            place = None
+        if place == self._place:
+            return
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         raise Gone(
             f"the folder {os.path.dirname(path)} was removed, or its files were replaced while this process used them. "
