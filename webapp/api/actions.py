@@ -217,10 +217,7 @@ def get_act(act_id: int) -> Any:
 def undo_act(act_id: int) -> Response:
     """Undo an action for all jobs that have not started or changed since. The undo is an action, too."""
     request_body.no_body()
-    try:
-        return _progress(actions.undo(act_id, actor(), REQUEST_SECONDS))
-    except actions.CannotUndo as error:
-        raise Problem("conflict", str(error)) from None
+    return _progress(actions.undo(act_id, actor(), REQUEST_SECONDS))
 
 
 @routes.on("POST", f"{ACT}/stop", {200: ActAnswer}, scope="operate", repeatable=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Optional, TypeVar
+from typing import Any, ClassVar, Optional
 
 from flask import Response
 from marshmallow import Schema
@@ -12,13 +12,11 @@ from webapp.api import fields, pagination, request_body
 from webapp.api.fields import NAME_PATTERN
 from webapp.api.gate import actor
 from webapp.api.jobs import find_job
-from webapp.api.problems import Problem
 from webapp.api.routes import LARGEST_ID, Noun
 from webapp.core import job_spec
 from webapp.core.notices import DELIVERY_KINDS, DELIVERY_STATES, EVENTS
 from webapp.db.engines import reading
 from webapp.lib import clock
-from webapp.lib.text import capitalize
 from webapp.notifications import actions, preview, rules, views
 
 LIST = "notifications"  # in cursors
@@ -26,8 +24,6 @@ MAX_PAGE = 500  # messages
 MAX_DAYS = 30  # of a preview
 
 MESSAGE = f"/notifications/<int(max={LARGEST_ID}):delivery_id>"
-
-Value = TypeVar("Value")
 
 
 class RuleRequest(Schema):
@@ -263,8 +259,7 @@ def get_notification(delivery_id: int) -> Any:
 def send_again(delivery_id: int) -> Response:
     """Send a message again, as a new one. 409 while it waits."""
     request_body.no_body()
-    new = unless_conflict(lambda: actions.send_again(delivery_id, actor()))
-    return request_body.answer(message(new), 201)
+    return request_body.answer(message(actions.send_again(delivery_id, actor())), 201)
 
 
 @routes.on("GET", "/alerts", {200: Alerts}, scope="read", query=AlertQuery)
@@ -279,7 +274,7 @@ def list_alerts() -> Any:
 def watch_job(job_id: str, name: str) -> Response:
     """Send a message to the channel `name` when a job ends. 409 if it has ended."""
     request_body.no_body()
-    unless_conflict(lambda: actions.watch(job_id, name, actor()))
+    actions.watch(job_id, name, actor())
     return Response(status=204)
 
 
@@ -308,10 +303,3 @@ def _before(asked: dict[str, Any]) -> Optional[int]:
     if at is not None and not (at.isascii() and at.isdigit() and len(at) <= 16):
         raise pagination.invalid_cursor()
     return None if at is None else int(at)
-
-
-def unless_conflict(act: Callable[[], Value]) -> Value:
-    try:
-        return act()
-    except actions.Conflict as error:
-        raise Problem("conflict", capitalize(str(error))) from None

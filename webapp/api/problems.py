@@ -21,8 +21,9 @@ from webapp.core.job_spec import KeyTaken, SpecError
 from webapp.core.settings import SettingError
 from webapp.core.storage.relocated import Relocated
 from webapp.jobs.filters import FilterError
-from webapp.jobs.lifecycle import KeyHeld
+from webapp.jobs.lifecycle import Conflict, KeyHeld
 from webapp.jobs.setting_deletions import NeedsConfirmation
+from webapp.lib.text import capitalize
 from webapp.web.request_info import below_root
 
 ROOT = "/api/"
@@ -121,6 +122,8 @@ def problem_of(error: Exception) -> Optional[Problem]:
     """The problem for an exception of the queue, with the same message as in the console and the CLI."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, Conflict):
+        return Problem("conflict", capitalize(str(error)))
     if isinstance(error, KeyHeld):
         return Problem("conflict", str(error), holder=holder_json(error.holder))
     if isinstance(error, KeyTaken) and error.holders[0].place is None:

@@ -22,7 +22,6 @@ from webapp.insight.queues import SHOWN, QueueFilter, page_of_queues, view_of
 from webapp.insight.windows import RANGES
 from webapp.jobs import lifecycle, queue_actions
 from webapp.lib import clock
-from webapp.lib.text import capitalize
 from webapp.web import serializers
 
 LIST = "queues"  # in cursors
@@ -172,10 +171,7 @@ def resume_queue(name: str) -> Any:
 def remove_queue(name: str) -> Response:
     """Remove a queue without unfinished jobs. Its finished jobs stay; its next job creates it again."""
     _check_name(name)
-    try:
-        queue_actions.remove_queue(name, actor())
-    except queue_actions.QueueInUse as error:
-        raise Problem("conflict", f"{capitalize(str(error))} Nothing was changed.") from None
+    queue_actions.remove_queue(name, actor())
     return Response(status=204)
 
 

@@ -18,7 +18,6 @@ from webapp.core import job_spec
 from webapp.core.states import FIRE_OUTCOMES
 from webapp.db.engines import reading
 from webapp.lib import clock
-from webapp.lib.text import capitalize
 from webapp.schedules import actions, spec, timing, views
 from webapp.schedules.spec import CATCH_UPS, OVERLAPS
 
@@ -199,7 +198,7 @@ def replace_schedule(name: str) -> Any:
     """Replace the description of a schedule. Fires that were due before do not run."""
     data = request_body.raw()
     described = spec.parse({"name": name, **data} if isinstance(data, dict) else data)
-    _unless_conflict(lambda: actions.edit(name, described, actor()))
+    actions.edit(name, described, actor())
     return _one(name)
 
 
@@ -215,7 +214,7 @@ def pause_schedule(name: str) -> Any:
     """Pause a schedule. The ledger records its fires as skipped."""
     until = request_body.body(PauseRequest).get("until")
     end = None if until is None else clock.parse_iso(until)
-    _unless_conflict(lambda: actions.pause(name, actor(), end))
+    actions.pause(name, actor(), end)
     return _one(name)
 
 
@@ -223,7 +222,7 @@ def pause_schedule(name: str) -> Any:
 def resume_schedule(name: str) -> Any:
     """Resume a schedule. It fires from now on."""
     request_body.no_body()
-    _unless_conflict(lambda: actions.resume(name, actor()))
+    actions.resume(name, actor())
     return _one(name)
 
 
@@ -231,8 +230,7 @@ def resume_schedule(name: str) -> Any:
 def run_schedule(name: str) -> Response:
     """Enqueue the schedule's job now. 409 while a job of it has not ended, unless its overlap is allow."""
     request_body.no_body()
-    job_id = _unless_conflict(lambda: actions.run_now(name, actor()))
-    return request_body.answer({"job_id": job_id}, 201)
+    return request_body.answer({"job_id": actions.run_now(name, actor())}, 201)
 
 
 @routes.on("GET", "/schedules/<name>/fires", {200: FirePage}, scope="read", query=FireQuery, headers=pagination.LINKS)
@@ -255,7 +253,7 @@ def list_fires(name: str) -> Response:
 def run_fire(name: str) -> Response:
     """Run a fire of the ledger that was skipped or missed. 409 if it has run, or as for the request to run now."""
     due = clock.parse_iso(request_body.body(FireToRun)["due_at"])
-    (job_id,) = _unless_conflict(lambda: actions.run_fires(name, actor(), [due]))
+    (job_id,) = actions.run_fires(name, actor(), [due])
     return request_body.answer({"job_id": job_id}, 201)
 
 
@@ -297,10 +295,3 @@ def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 16:
         raise pagination.invalid_cursor()
     return int(text)
-
-
-def _unless_conflict(act: Any) -> Any:
-    try:
-        return act()
-    except actions.Conflict as error:
-        raise Problem("conflict", capitalize(str(error))) from None

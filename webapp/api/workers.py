@@ -139,10 +139,7 @@ def scale_supervisor(supervisor_id: str) -> Any:
     New workers start at once. To scale down, the workers with the fewest running jobs stop after these jobs.
     """
     wanted = request_body.body(ScaleRequest)["workers"]
-    try:
-        worker_actions.scale(supervisor_id, actor(), to=wanted)
-    except worker_actions.Unheard as error:
-        raise Problem("conflict", f"{error} Nothing was changed.") from None
+    worker_actions.scale(supervisor_id, actor(), to=wanted)
     return next(one for one in _supervisors() if one["id"] == supervisor_id)
 
 

@@ -231,11 +231,8 @@ def canary(group: str) -> ResponseReturnValue:
         return _ask_for_canary(wanted)
     rule = request.form.get("after", "1")
     if rule not in canaries.PASS_RULES:
-        abort(400, f"after: {rule[:64]!r} is not a pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
-    try:
-        act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
-    except lifecycle.KeyHeld as error:
-        return htmx.refused(f"{error} Nothing changed.")
+        abort(400, f"after: {rule[:64]!r} is no pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
+    act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
     with reading() as session:
         held = canaries.held_back(session, actions.find(session, act_id))
     text = f"Canary started; {held} {'job waits' if held.number == 1 else 'jobs wait'} for its result."
@@ -338,10 +335,7 @@ def show(act_id: int) -> ResponseReturnValue:
 @needs("operator")
 def undo(act_id: int) -> ResponseReturnValue:
     """Restore the jobs that have not been claimed or changed since. 409 if there are none."""
-    try:
-        result = actions.undo(act_id, actor(), ACTION_TIMEOUT_SECONDS)
-    except actions.CannotUndo as error:
-        return htmx.refused(str(error))
+    result = actions.undo(act_id, actor(), ACTION_TIMEOUT_SECONDS)
     back = url_for("activity.show", act_id=act_id)
     if not result.done:
         message = f"Restored {plural(result.moved, 'job')} so far. The rest follows in the background."

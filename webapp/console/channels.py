@@ -157,11 +157,8 @@ def ask_to_rotate(name: str) -> ResponseReturnValue:
 @needs("admin")
 def rotate(name: str) -> ResponseReturnValue:
     """Show the new secret in this response: a redirect would have to carry it."""
-    try:
-        secret = actions.rotate_secret(name, actor())
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
-    message = "For a day, messages are signed with both secrets."
+    secret = actions.rotate_secret(name, actor())
+    message = "For a day, messages have signatures of both secrets."
     return htmx.form_page("channel/secret.html", name=name, secret=secret, message=message, rotated=True)
 
 
@@ -172,10 +169,7 @@ def remove(name: str) -> ResponseReturnValue:
     if "confirmed" not in request.form:
         text = "Its history is deleted, and waiting messages are not sent. This cannot be undone."
         return htmx.ask(f"Remove channel {name}?", text, "Remove channel", back=came_from(_back(name)), danger=True)
-    try:
-        actions.remove_channel(name, actor())
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
+    actions.remove_channel(name, actor())
     return htmx.done(f"Channel {name} removed.", back=url_for("notifications.index"), leave=True)
 
 

@@ -294,12 +294,8 @@ def watch(job_id: str) -> ResponseReturnValue:
     channel = request.form.get("channel", "")
     if not channel:
         return htmx.refused("Select a channel. Nothing changed.")
-    try:
-        changed = notify.watch(job_id, channel, actor())
-    except notify.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
-    if not changed:
-        return htmx.refused(f"{channel} is already notified when it ends. Nothing changed.")
+    if not notify.watch(job_id, channel, actor()):
+        return htmx.refused(f"{channel} hears of it already. Nothing changed.")
     return htmx.done(f"{channel} gets a message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
 
 

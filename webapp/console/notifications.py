@@ -110,11 +110,8 @@ def show(delivery_id: int) -> ResponseReturnValue:
 @needs("operator")
 def send_again(delivery_id: int) -> ResponseReturnValue:
     """Send a message again as a new one, and go there. 409 while it waits."""
-    try:
-        new = actions.send_again(delivery_id, actor())
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
-    return htmx.done("The message will be sent again.", back=url_for("notifications.show", delivery_id=new), leave=True)
+    new = actions.send_again(delivery_id, actor())
+    return htmx.done("The message is sent again.", back=url_for("notifications.show", delivery_id=new), leave=True)
 
 
 # --- the first rule --------------------------------------------------------------------------------------------------

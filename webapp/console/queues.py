@@ -42,7 +42,7 @@ from webapp.insight.queues import (
 from webapp.jobs import queries, queue_actions, settings
 from webapp.jobs.flow import limit_use
 from webapp.lib import histograms
-from webapp.lib.text import can_be_stored, capitalize
+from webapp.lib.text import can_be_stored
 from webapp.web.request_info import came_from
 
 pages = Blueprint("queues", __name__)
@@ -204,10 +204,7 @@ def remove(name: str) -> ResponseReturnValue:
         text = "Its finished jobs stay. If you submit another job to this queue, the queue is created again."
         back = came_from(url_for("queues.index"))
         return htmx.ask(f"Remove queue {name}?", text, "Remove queue", back=back, danger=True)
-    try:
-        queue_actions.remove_queue(name, actor())
-    except queue_actions.QueueInUse as error:
-        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
+    queue_actions.remove_queue(name, actor())
     return htmx.done(f"Queue {name} removed.", back=url_for("queues.index"), leave=_is_from(name))
 
 

@@ -12,14 +12,13 @@ from sqlalchemy.orm import Session
 from webapp.console.display import notification_text, times
 from webapp.console.display.notification_forms import RULE_FIELDS, RuleForm, known_events, quiet_hours_example
 from webapp.console.frame import htmx
+from webapp.console.frame.params import after_now
 from webapp.console.frame.person import actor, needs
 from webapp.console.notifications import MOST_ALERTS, history
 from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.db.models import Schedule
 from webapp.insight.queues import some_names
-from webapp.lib import clock
-from webapp.lib.durations import parse as parse_duration
 from webapp.lib.durations import short
 from webapp.lib.text import capitalize
 from webapp.notifications import actions, preview, rules, views
@@ -153,11 +152,8 @@ def _preview(session: Session, form: RuleForm) -> dict[str, Any]:
 @needs("operator")
 def mute(name: str) -> ResponseReturnValue:
     """Mute for `for`, a duration such as 8h."""
-    try:
-        until = clock.now() + clock.seconds(parse_duration(request.form.get("for", "").strip() or "1h"))
-        actions.mute(name, until, actor())
-    except (ValueError, SpecError) as error:
-        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
+    until = after_now(request.form.get("for", "").strip() or "1h")
+    actions.mute(name, until, actor())
     return htmx.done(f"Rule {name} muted until {times.brief(until)}.", back=_back(name))
 
 

@@ -16,9 +16,9 @@ from webapp.console.display.forms import SubmitForm
 from webapp.console.display.schedule_form import FIELDS, ScheduleForm
 from webapp.console.display.schedule_strip import strip_of
 from webapp.console.frame import htmx
-from webapp.console.frame.params import whole_number, with_query
+from webapp.console.frame.params import after_now, whole_number, with_query
 from webapp.console.frame.person import actor, needs
-from webapp.core.job_spec import KeyTaken, SpecError
+from webapp.core.job_spec import SpecError
 from webapp.core.states import FIRE_OUTCOMES
 from webapp.db.engines import reading
 from webapp.db.models import Schedule
@@ -26,7 +26,6 @@ from webapp.insight.queues import some_names
 from webapp.jobs import job_detail, settings
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
-from webapp.lib.durations import parse as parse_duration
 from webapp.lib.text import capitalize, plural
 from webapp.schedules import actions, timing, views
 from webapp.schedules.preview import Preview, preview
@@ -287,19 +286,8 @@ def _zones() -> list[str]:
 def pause(name: str) -> ResponseReturnValue:
     """Pause, for `for` (a duration such as 2h) or until it is resumed."""
     text = request.form.get("for", "").strip()
-    until = None
-    if text:
-        try:
-            until = clock.now() + clock.seconds(parse_duration(text))
-        except ValueError as error:
-            return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
-    try:
-        changed = actions.pause(name, actor(), until)
-    except SpecError as error:
-        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
-    if not changed:
+    until = after_now(text) if text else None
+    if not actions.pause(name, actor(), until):
         return htmx.refused(f"Schedule {name} is already paused. Nothing changed.")
     end = f" until {times.brief(until)}" if until is not None else ""
     return htmx.done(f"Schedule {name} paused{end}. Its fires are recorded as skipped.", back=_back(name))
@@ -308,11 +296,7 @@ def pause(name: str) -> ResponseReturnValue:
 @pages.post("/schedule/<name>/resume")
 @needs("operator")
 def resume(name: str) -> ResponseReturnValue:
-    try:
-        changed = actions.resume(name, actor())
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
-    if not changed:
+    if not actions.resume(name, actor()):
         return htmx.refused(f"Schedule {name} is not paused. Nothing changed.")
     with reading() as session:
         not_run = views.not_run(session, views.find(session, name))
@@ -324,13 +308,7 @@ def resume(name: str) -> ResponseReturnValue:
 @needs("operator")
 def run(name: str) -> ResponseReturnValue:
     """Enqueue its job now. 409 while a job of it has not ended, unless its overlap is allow."""
-    try:
-        job_id = actions.run_now(name, actor())
-    except KeyTaken as error:
-        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
-    return htmx.done(f"{job_id} submitted.", back=_back(name))
+    return htmx.done(f"{actions.run_now(name, actor())} submitted.", back=_back(name))
 
 
 @pages.post("/schedule/<name>/fires/<int(max=9007199254740991):due>/run")
@@ -344,12 +322,7 @@ def run_fires(name: str, due: int) -> ResponseReturnValue:
             dues = views.runnable(session, views.find(session, name), since, due)
         if not dues:
             return htmx.refused("These fires have run already. Nothing changed.")
-    try:
-        ids = actions.run_fires(name, actor(), dues)
-    except KeyTaken as error:
-        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
-    except actions.Conflict as error:
-        return htmx.refused(capitalize(str(error)))
+    ids = actions.run_fires(name, actor(), dues)
     return htmx.done(f"{ids[0] if len(ids) == 1 else plural(len(ids), 'job')} submitted.", back=_back(name))
 
 

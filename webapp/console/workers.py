@@ -146,8 +146,6 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
         if htmx.is_partial():
             return htmx.refused(str(error))
         return supervisor(supervisor_id, typed, str(error)), 422
-    except worker_actions.Unheard as error:
-        return htmx.refused(f"{error} Nothing changed.")
     number, more = plural(scaled.after, "worker"), scaled.after > scaled.before
     then = "New workers start within seconds." if more else "The least busy workers finish their jobs, then stop."
     message = f"Scaling {scaled.supervisor} from {scaled.before} to {number}. {then}"

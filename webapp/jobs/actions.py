@@ -41,8 +41,8 @@ SHOWN_IDS = 20  # ids that the row of a finished action keeps for display
 VERBS = ("requeue", "discard", "cancel", "run_now", "edit")  # edit: see jobs/editing.py
 
 
-class CannotUndo(Exception):
-    """The message says why."""
+class CannotUndo(lifecycle.Conflict):
+    """All its jobs have gone on, or its verb has no way back."""
 
 
 @dataclass(frozen=True)

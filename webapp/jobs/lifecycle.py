@@ -37,6 +37,10 @@ class NotFound(LookupError):
     """No such job, queue, worker, setting or action; the message names it."""
 
 
+class Conflict(Exception):
+    """The state does not allow this; the message says why. Nothing was changed."""
+
+
 class KeyHeld(Exception):
     """A job cannot run again because another one holds its unique key. `holder`: the other one."""
 

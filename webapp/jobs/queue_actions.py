@@ -17,12 +17,12 @@ from webapp.core.job_spec import DEFAULT_QUEUE, FieldError, SpecError
 from webapp.db.engines import writing
 from webapp.db.models import LabelSetRow, Queue
 from webapp.jobs import queries, settings
-from webapp.jobs.lifecycle import NotFound, record
+from webapp.jobs.lifecycle import Conflict, NotFound, record
 from webapp.lib import clock
 
 
-class QueueInUse(Exception):
-    """The queue cannot be removed; the message says why."""
+class QueueInUse(Conflict):
+    """The queue cannot be removed."""
 
 
 def pause_queue(name: str, actor: str) -> bool:
@@ -94,7 +94,7 @@ def remove_queue(name: str, actor: str) -> None:
     that transaction, and then sees its job. The row stays, because jobs refer to it.
     """
     if name == DEFAULT_QUEUE:
-        raise QueueInUse(f"queue {name} cannot be removed: jobs that name no queue go to it.")
+        raise QueueInUse(f"queue {name} cannot be removed: jobs that name no queue go to it. Nothing was changed.")
     with writing(wakes_workers=False) as session:
         queue = session.scalar(select(Queue).where(Queue.name == name, Queue.removed_at.is_(None)).with_for_update())
         if queue is None:
@@ -103,7 +103,7 @@ def remove_queue(name: str, actor: str) -> None:
         if left:
             jobs = " and ".join(f"{count} {state}" for state, count in left.items())
             noun = "job" if queries.total(left.values()).number == 1 else "jobs"
-            help_ = "Wait until they finish, or cancel or discard them."
+            help_ = "Wait until they finish, or cancel or discard them. Nothing was changed."
             raise QueueInUse(f"queue {name} cannot be removed: it has {jobs} {noun}. {help_}")
         change = {"before": {"paused": queue.paused_at is not None}, "after": {}}
         session.execute(delete(LabelSetRow).where(LabelSetRow.queue == name))

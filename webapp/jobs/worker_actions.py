@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from webapp.db.engines import writing
 from webapp.db.models import Supervisor, Worker
 from webapp.jobs import settings
-from webapp.jobs.lifecycle import NotFound, Outcome, record
+from webapp.jobs.lifecycle import Conflict, NotFound, Outcome, record
 from webapp.lib import clock
 
 MAX_WORKERS = 256  # of one supervisor
@@ -29,8 +29,8 @@ class ScaleError(ValueError):
     """The number of workers is not allowed; the message says which numbers are."""
 
 
-class Unheard(Exception):
-    """The supervisor has ended or is silent, so it cannot change its workers. The message says why."""
+class Unheard(Conflict):
+    """The supervisor has ended or is silent, so it cannot change its workers."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,12 @@ def is_silent(seen_at: int) -> bool:
 
 def _require_response(session: Session, row: Supervisor) -> None:
     if row.stopped_at is not None:
-        raise Unheard(f"Supervisor {row.id} on {row.host} has stopped or is stopping.")
+        raise Unheard(f"Supervisor {row.id} on {row.host} has stopped or is stopping. Nothing was changed.")
     if is_silent(row.seen_at):
         heartbeats = session.scalars(select(Worker.seen_at).where(Worker.supervisor_id == row.id, RUNNING))
         if all(is_silent(seen_at) for seen_at in heartbeats):
-            raise Unheard(
-                f"Supervisor {row.id} on {row.host} has not responded for a minute, so it cannot start workers."
-            )
+            silent = "has not responded for a minute, so it cannot start workers"
+            raise Unheard(f"Supervisor {row.id} on {row.host} {silent}. Nothing was changed.")
 
 
 def _not_found_message(session: Session, name: str) -> str:

@@ -17,7 +17,7 @@ from webapp.core.job_spec import FieldError, SpecError, load_json
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.storage.transaction import Transaction, transaction_on
 from webapp.db.engines import database, raising_as_sqlalchemy
-from webapp.jobs.lifecycle import NotFound
+from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.lib import clock
 from webapp.lib.text import shorten
 from webapp.notifications import alerts, channels, rules
@@ -74,10 +74,6 @@ INSERT INTO job_watches (job_seq, channel_id, created_by) VALUES (:seq, :channel
 ON CONFLICT (job_seq, channel_id) DO NOTHING
 """
 _UNWATCH = "DELETE FROM job_watches WHERE job_seq = :seq AND channel_id = :channel"
-
-
-class Conflict(Exception):
-    """The state does not allow this; the message says why. Nothing was changed."""
 
 
 class NameTaken(SpecError):

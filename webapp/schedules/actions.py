@@ -16,7 +16,7 @@ from webapp.core import audit_lines, enqueue, events
 from webapp.core.job_spec import FieldError, SpecError
 from webapp.core.storage.transaction import Transaction, transaction_on
 from webapp.db.engines import database, raising_as_sqlalchemy
-from webapp.jobs.lifecycle import NotFound
+from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 from webapp.schedules import decider, timing
@@ -51,10 +51,6 @@ _FIRE = "SELECT job_id FROM fires WHERE schedule_id = :id AND due_at = :due"
 _LATEST = "SELECT max(due_at) FROM fires WHERE schedule_id = :id AND due_at >= :now"
 _ACTIVE = "SELECT id FROM jobs WHERE schedule = :name AND finished_at IS NULL ORDER BY seq LIMIT 1"
 MOST_RUN = 100  # fires of one call of `run_fires`
-
-
-class Conflict(Exception):
-    """The schedule is in a state that does not allow this; the message says which. Nothing was changed."""
 
 
 class Outdated(Conflict):

@@ -13,7 +13,7 @@ from webapp.core.storage import db_errors
 from webapp.core.storage.locks import Busy, Gone
 from webapp.core.storage.relocated import Relocated
 from webapp.db import out_of_reach
-from webapp.jobs.lifecycle import KeyHeld, NotFound
+from webapp.jobs.lifecycle import Conflict, KeyHeld, NotFound
 from webapp.lib.text import capitalize
 from webapp.web.faces import current_face
 from webapp.web.gate import Outdated
@@ -44,6 +44,8 @@ def answer(error: Exception) -> Response:
         return face.explain(503, title, f"{capitalize(sentence)}. {done}")
     if isinstance(error, NotFound):
         return face.explain(404, None, capitalize(str(error)))
+    if isinstance(error, Conflict):
+        return face.explain(409, None, capitalize(str(error)))
     if isinstance(error, KeyHeld):
         return face.explain(409, None, f"{error} Nothing changed.")
     if isinstance(error, HTTPException):

@@ -10,12 +10,11 @@ from marshmallow import fields as ma
 
 from webapp.api import fields, request_body
 from webapp.api.gate import actor
-from webapp.api.problems import Problem, field_problem
+from webapp.api.problems import field_problem
 from webapp.api.routes import Noun
 from webapp.core.flow import limits as rules
 from webapp.db.engines import reading
 from webapp.jobs.flow import limit_use, limits
-from webapp.lib.text import capitalize
 
 
 class LimitRequest(Schema):
@@ -85,10 +84,7 @@ def set_limit(limit: str) -> Any:
 @routes.on("DELETE", "/limits/<limit>", {204: None}, scope="admin", query=RemoveQuery, errors=(409,))
 def remove_limit(limit: str) -> Response:
     """Remove a limit. 409 while pending or running jobs name it, unless `force` is 1."""
-    try:
-        limits.remove_limit(limit, actor(), force=request_body.query(RemoveQuery).get("force") == "1")
-    except limits.LimitInUse as error:
-        raise Problem("conflict", f"{capitalize(str(error))} Nothing was changed.") from None
+    limits.remove_limit(limit, actor(), force=request_body.query(RemoveQuery).get("force") == "1")
     return Response(status=204)
 
 

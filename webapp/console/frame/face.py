@@ -21,9 +21,11 @@ from webapp.accounts import refusals, sessions, users
 from webapp.console.frame import kept_form
 from webapp.console.frame.htmx import go_to, is_partial, renew_token, toast
 from webapp.console.frame.person import Need, Person, current_person, need_of, this_person
+from webapp.core.job_spec import SpecError
 from webapp.core.storage.locks import Busy
 from webapp.db.engines import reading
 from webapp.lib import clock
+from webapp.lib.text import capitalize
 from webapp.web import proxy_hints
 from webapp.web.request_info import came_from, config, is_own_url, is_public_host, local_path, requested_path
 
@@ -85,6 +87,9 @@ class Console:
         return None
 
     def refuse(self, error: Exception) -> Optional[Response]:
+        """A form shows its SpecErrors itself; those that come here are of buttons."""
+        if isinstance(error, SpecError):
+            return self.explain(409, None, f"{capitalize(str(error))} Nothing changed.")
         if not isinstance(error, CSRFError):
             return None
         if request.endpoint in DOORS:

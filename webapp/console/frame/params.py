@@ -8,10 +8,21 @@ from urllib.parse import urlencode
 
 from flask import Response, abort, current_app, request
 
+from webapp.core.job_spec import FieldError, SpecError
+from webapp.lib import clock, durations
+
 
 def whole_number(text: str, digits: int = 18) -> Optional[int]:
     """The number, or None if the text is not a number of at most so many ASCII digits."""
     return int(text) if text.isdecimal() and text.isascii() and len(text) <= digits else None
+
+
+def after_now(text: str) -> int:
+    """The moment after a duration such as 8h, in microseconds. Raises SpecError."""
+    try:
+        return clock.now() + clock.seconds(durations.parse(text))
+    except ValueError as error:
+        raise SpecError([FieldError("", str(error))]) from None
 
 
 def no_such_page() -> NoReturn:

@@ -17,14 +17,14 @@ from webapp.db.engines import writing
 from webapp.db.models import Job, Limit
 from webapp.jobs import settings
 from webapp.jobs.flow import limit_use
-from webapp.jobs.lifecycle import NotFound, in_state, record
+from webapp.jobs.lifecycle import Conflict, NotFound, in_state, record
 from webapp.lib import clock
 from webapp.lib.text import can_be_stored, plural
 
 NOTE_LIMIT = 500  # characters
 
 
-class LimitInUse(Exception):
+class LimitInUse(Conflict):
     """Pending or running jobs name the key; the message says which."""
 
 
@@ -62,7 +62,7 @@ def remove_limit(key: str, actor: str, *, force: bool = False) -> None:
             raise not_found(key)
         used = "" if force else in_use(session, key)
         if used:
-            raise LimitInUse(used)
+            raise LimitInUse(f"{used} Nothing was changed.")
         change = {"before": shown(row), "after": {}}
         session.execute(delete(Limit).where(Limit.key == key))
         settings.bump_revision(session)
