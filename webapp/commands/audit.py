@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands.exit_codes import ExitCode, Failure
-from webapp.commands.shared.core import SINCE, Command, core, json_option, limit_option, read_session
+from webapp.commands.shared.core import SINCE, core, json_option, limit_option, read_session, with_options
 from webapp.commands.shared.output import Column, local_time, present, print_json_rows, say
 from webapp.lib.text import plural
 
@@ -21,18 +21,13 @@ if TYPE_CHECKING:
     from webapp.db import audit as trail
 
 
-def _filters(command: Command) -> Command:
-    for option in (
-        click.option(
-            "--since", **SINCE, help="Entries since a time (yesterday, 2026-11-24T09:30), or of a period (2h)."
-        ),
-        click.option("--outcome", type=click.Choice(("done", "refused")), help="Entries with this outcome."),
-        click.option("--verb", metavar="ACTION", help="Entries of this action, such as requeue or sign_in."),
-        click.option("--subject", metavar="TARGET", help="Entries of this target, or with this prefix: job:job1."),
-        click.option("--actor", metavar="NAME", help="Entries of this user, or of token:NAME. A prefix is enough."),
-    ):
-        command = option(command)
-    return command
+_filters = with_options(
+    click.option("--actor", metavar="NAME", help="Entries of this user, or of token:NAME. A prefix is enough."),
+    click.option("--subject", metavar="TARGET", help="Entries of this target, or with this prefix: job:job1."),
+    click.option("--verb", metavar="ACTION", help="Entries of this action, such as requeue or sign_in."),
+    click.option("--outcome", type=click.Choice(("done", "refused")), help="Entries with this outcome."),
+    click.option("--since", **SINCE, help="Entries since a time (yesterday, 2026-11-24T09:30), or of a period (2h)."),
+)
 
 
 def _wanted(filters: dict[str, Any]) -> trail.AuditFilter:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Optional, Union
 import click
 
 from webapp.commands.jobs import print_jobs
-from webapp.commands.shared.core import Command, actor, core, json_option, limit_option, read_session, tell_result
+from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session, tell_result, with_options
 from webapp.commands.shared.output import Column, ago, present, print_json, say, see_more
 from webapp.lib.text import plural
 
@@ -95,11 +95,12 @@ def note(key: str, text: Optional[str], owner: Optional[str], acknowledged: Opti
     say("Saved." if changed else "Nothing changed.")
 
 
-def _which(command: Command) -> Command:
-    command = json_option(command)
-    command = click.option("--all", "all_", is_flag=True, help="All dead letters.")(command)
-    command = click.option("--group", metavar="KEY", help="All dead letters of this group, see `dlq groups`.")(command)
-    return click.argument("job_ids", metavar="[ID]...", nargs=-1)(command)
+_which = with_options(
+    click.argument("job_ids", metavar="[ID]...", nargs=-1),
+    click.option("--group", metavar="KEY", help="All dead letters of this group, see `dlq groups`."),
+    click.option("--all", "all_", is_flag=True, help="All dead letters."),
+    json_option,
+)
 
 
 @dlq.command(epilog="Example: manage.py dlq retry job1")

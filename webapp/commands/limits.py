@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 import click
 
 from webapp.commands.exit_codes import ExitCode, Failure
-from webapp.commands.shared.core import actor, core, json_option, read_session
+from webapp.commands.shared.core import actor, core, json_option, read_session, with_options
 from webapp.commands.shared.output import Column, ago, present, print_json
 
 if TYPE_CHECKING:
     from webapp.jobs.flow.limit_use import LimitView
 
-_BOUNDS = (
+bounded = with_options(  # the values of a limit
     click.option("--max", "most", metavar="N", help="Jobs that may run at a time (default: any number)."),
     click.option("--rate", metavar="RATE", help="Jobs that may start within a period: 10/min, 100/h or 5/30s."),
     click.option("--note", metavar="TEXT", help="What the limit is for."),
 )
-
-
-def bounded(command: Any) -> Any:
-    """Add the options for the values of a limit."""
-    for option in reversed(_BOUNDS):
-        command = option(command)
-    return command
 
 
 @click.group(epilog="Example: manage.py limits set db --max 2")

@@ -6,14 +6,14 @@ from flask import Blueprint, abort, current_app, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console.display.notification_forms import CHANNEL_FIELDS, ChannelForm
+from webapp.console.display.notification_forms import ChannelForm
 from webapp.console.frame import htmx
 from webapp.console.frame.person import actor, needs
 from webapp.console.notifications import added, history
 from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.lib import clock
-from webapp.lib.text import capitalize, plural
+from webapp.lib.text import plural
 from webapp.notifications import actions, channels, views
 from webapp.web.request_info import came_from
 
@@ -55,7 +55,7 @@ def add() -> ResponseReturnValue:
         try:
             secret = actions.add_channel(form.spec, actor())
         except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
+            form.take(error)
         else:
             return added(form.spec.name, secret, f"Channel {form.spec.name} added. Send a test message.")
     with reading() as session:
@@ -75,13 +75,8 @@ def change(name: str) -> ResponseReturnValue:
     with reading() as session:
         stored = views.channel(session, name).spec
     form = ChannelForm.read(request.form, stored)
-    if form.spec is not None:
-        try:
-            actions.edit_channel(name, form.spec, actor())
-        except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
-        else:
-            return htmx.done(f"Channel {name} saved.", back=url_for("channels.show", name=name), leave=True)
+    if form.spec is not None and form.saves(actions.edit_channel, name, form.spec, actor()):
+        return htmx.done(f"Channel {name} saved.", back=_back(name), leave=True)
     with reading() as session:
         return _form(session, form, name), 422
 
@@ -91,7 +86,7 @@ def change(name: str) -> ResponseReturnValue:
 def check() -> ResponseReturnValue:
     """Check one field. `editing`: the channel that the form edits."""
     field, editing = request.args.get("field", ""), request.args.get("editing", "")
-    if field not in CHANNEL_FIELDS:
+    if field not in ChannelForm.FIELDS:
         abort(404)
     stored = None
     if editing:

@@ -38,7 +38,6 @@ from webapp.insight.queues import some_names
 from webapp.jobs import editing, job_detail, job_phases, lifecycle, queries, settings
 from webapp.jobs.filters import JobFilter
 from webapp.lib import text_diff
-from webapp.lib.text import capitalize
 from webapp.notifications import actions as notify
 from webapp.notifications import views
 from webapp.web.request_info import came_from
@@ -240,7 +239,7 @@ def save(job_id: str) -> ResponseReturnValue:
         try:
             result = editing.edit(job_id, changes, actor(), seen=seen)
         except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
+            form.take(error)
         except lifecycle.KeyHeld as error:
             form.errors["unique"] = f"{error.holder.key!r} {error.holder.text}."
         except editing.Conflict as error:

@@ -10,17 +10,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.console.display import notification_text, times
-from webapp.console.display.notification_forms import RULE_FIELDS, RuleForm, known_events, quiet_hours_example
+from webapp.console.display.notification_forms import RuleForm, known_events, quiet_hours_example
 from webapp.console.frame import htmx
 from webapp.console.frame.params import after_now
 from webapp.console.frame.person import actor, needs
 from webapp.console.notifications import MOST_ALERTS, history
-from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.db.models import Schedule
 from webapp.insight.queues import some_names
 from webapp.lib.durations import short
-from webapp.lib.text import capitalize
 from webapp.notifications import actions, preview, rules, views
 from webapp.notifications.preview import Message
 from webapp.web.request_info import came_from
@@ -41,7 +39,7 @@ def show(name: str) -> ResponseReturnValue:
             "rule",
             session,
             view=view,
-            fields={**dict.fromkeys(RULE_FIELDS), **views.rule_fields(view)},
+            fields={**dict.fromkeys(RuleForm.FIELDS), **views.rule_fields(view)},
             events=dict(known_events()),
             alerts=alerts,
             subjects=notification_text.subjects(session, alerts),
@@ -67,14 +65,9 @@ def new() -> ResponseReturnValue:
 def add() -> ResponseReturnValue:
     """Add a rule. With `preview`, only show what it would have sent: for browsers without JavaScript."""
     form = RuleForm.read(request.form)
-    if form.spec is not None and "preview" not in request.form:
-        try:
-            actions.add_rule(form.spec, actor())
-        except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
-        else:
-            message = f"Rule {form.spec.name} added. It applies to events from now on."
-            return htmx.done(message, back=url_for("rules.show", name=form.spec.name), leave=True)
+    if form.spec is not None and "preview" not in request.form and form.saves(actions.add_rule, form.spec, actor()):
+        message = f"Rule {form.spec.name} added. It tells what happens from now on."
+        return htmx.done(message, back=_back(form.spec.name), leave=True)
     with reading() as session:
         return _form(session, form), 422 if form.errors else 200
 
@@ -92,13 +85,9 @@ def change(name: str) -> ResponseReturnValue:
     with reading() as session:
         views.rule(session, name)  # 404 before the form's errors
     form = RuleForm.read(request.form, name=name)
-    if form.spec is not None and "preview" not in request.form:
-        try:
-            actions.edit_rule(name, form.spec, actor())
-        except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
-        else:
-            return htmx.done(f"Rule {name} saved.", back=_back(name), leave=True)
+    asked = form.spec is not None and "preview" not in request.form
+    if asked and form.saves(actions.edit_rule, name, form.spec, actor()):
+        return htmx.done(f"Rule {name} saved.", back=_back(name), leave=True)
     with reading() as session:
         return _form(session, form, name), 422 if form.errors else 200
 
@@ -108,7 +97,7 @@ def change(name: str) -> ResponseReturnValue:
 def check() -> ResponseReturnValue:
     """Check one field, and return what the rule would have sent."""
     field = request.args.get("field", "")
-    if field not in RULE_FIELDS:
+    if field not in RuleForm.FIELDS:
         abort(404)
     form = RuleForm.read(request.form, name=request.args.get("editing") or None)
     with reading() as session:

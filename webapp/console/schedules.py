@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Optional
 
@@ -148,14 +149,8 @@ def new() -> ResponseReturnValue:
 @needs("admin")
 def add() -> ResponseReturnValue:
     form = ScheduleForm.read(request.form, _stored())
-    if form.spec is not None:
-        try:
-            actions.add(form.spec, actor())
-        except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
-        else:
-            back = url_for("schedules.show", name=form.spec.name)
-            return htmx.done(f"Schedule {form.spec.name} added.", back=back, leave=True)
+    if form.spec is not None and form.saves(actions.add, form.spec, actor()):
+        return htmx.done(f"Schedule {form.spec.name} added.", back=_back(form.spec.name), leave=True)
     with reading() as session:
         return _form(session, form), 422
 
@@ -205,11 +200,10 @@ def change(name: str) -> ResponseReturnValue:
         changed = preview(before, after, clock.now())
         if "confirmed" in request.form or not (changed.appear or changed.vanish or changed.move):
             try:
-                actions.edit(name, after, actor(), seen=seen)
+                if form.saves(partial(actions.edit, seen=seen), name, after, actor()):
+                    return htmx.done(f"Schedule {name} saved.", back=_back(name), leave=True)
             except actions.Outdated:
                 form.errors["name"] = "Another user changed this schedule. Reload the page to see the change."
-            else:
-                return htmx.done(f"Schedule {name} saved.", back=url_for("schedules.show", name=name), leave=True)
     with reading() as session:
         page = _form(session, form, name=name, seen=seen, changed=changed if not form.errors else None)
     return page, 422 if form.errors else 200

@@ -75,7 +75,7 @@ def create() -> ResponseReturnValue:
             joined = Batch(batch) if batch else None
             ids = actions.enqueue(form.specs, actor(), form_key=keys, batch=joined, held=held)
         except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in reversed(error.errors)})
+            form.take(error)
         else:
             warned = [*warnings(form.specs), *_told(held)]
             batch = batch if len(held) < number else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands.exit_codes import ExitCode
-from webapp.commands.shared.core import DURATION, actor, core, json_option, read_session
+from webapp.commands.shared.core import DURATION, actor, core, json_option, read_session, with_options
 from webapp.commands.shared.output import Column, ago, one_line, present, print_json, say
 from webapp.lib.durations import duration
 
@@ -18,18 +18,12 @@ if TYPE_CHECKING:
 
 TEST_TIMEOUT = 60.0  # seconds
 LOOK_SECONDS = 0.2
-_TARGET = (
+_described = with_options(
     click.option("--mail", metavar="ADDRESSES", help="Mail addresses, separated by commas."),
     click.option("--webhook", metavar="URL", help="URL that receives signed JSON. '-' reads it from standard input."),
     click.option("--apprise", metavar="URL", help="Apprise URL, such as slack://… '-' reads it from standard input."),
     click.option("--hourly-cap", metavar="N", help="Messages per hour (default: 20; 0: no limit)."),
 )
-
-
-def _described(command: Any) -> Any:
-    for option in reversed(_TARGET):
-        command = option(command)
-    return command
 
 
 @click.group(epilog="Example: manage.py channel add ops --mail ana@example.org")

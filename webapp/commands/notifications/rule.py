@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp.commands.shared.core import actor, core, json_option, parsed, read_session
+from webapp.commands.shared.core import actor, core, json_option, parsed, read_session, with_options
 from webapp.commands.shared.output import Column, local_time, present, print_json, say
 from webapp.core.notices import EVENTS
 from webapp.lib import clock, durations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from webapp.notifications.views import RuleView
 
 PREVIEW_DAYS = 7
-_FIELDS = (
+_described = with_options(
     click.option("--on", metavar="EVENTS", help="Events, separated by commas; listed below."),
     click.option("--channel", metavar="NAME", help="Channel that gets the messages."),
     click.option("--queue", metavar="NAME", help="Only events of this queue and its jobs."),
@@ -37,12 +37,6 @@ _FIELDS = (
     ),
 )
 _EVENTS = "\b\nEvents:\n" + "\n".join(f"  {event:<18}{about}" for event, about in EVENTS.items())
-
-
-def _described(command: Any) -> Any:
-    for option in reversed(_FIELDS):
-        command = option(command)
-    return command
 
 
 def _epilog(*examples: str) -> str:

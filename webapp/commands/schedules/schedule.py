@@ -19,6 +19,7 @@ from webapp.commands.shared.core import (
     limit_option,
     parsed,
     read_session,
+    with_options,
 )
 from webapp.commands.shared.job_options import job_options
 from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, span
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from webapp.schedules.views import ScheduleView
 
 JOB_OPTIONS = (*JOB_FIELDS, "unique_while", "on_conflict")
-_TIMING = (
+_timing = with_options(
     click.option("--cron", metavar="EXPRESSION", help="Five fields: minute hour day month weekday. Also @daily, H."),
     click.option("--every", metavar="DURATION", help="A fixed interval, such as 15m, instead of --cron."),
     click.option("--anchor", metavar="TIME", help="Count intervals from this time (default: now)."),
@@ -71,9 +72,7 @@ def _object(_context: click.Context, _parameter: click.Parameter, value: Optiona
 
 def _described(command: Any) -> Any:
     """Add the options for the fields. `--json` prints JSON; with an object, it also reads the fields from there."""
-    command = job_options(command, JOB_OPTIONS)
-    for option in reversed(_TIMING):
-        command = option(command)
+    command = _timing(job_options(command, JOB_OPTIONS))
     about = "Print the schedule as JSON. With an OBJECT: read all fields from it, instead of options."
     return click.option(
         "--json", "text", metavar="[OBJECT]", is_flag=False, flag_value="", is_eager=True, callback=_object, help=about

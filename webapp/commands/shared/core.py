@@ -159,6 +159,17 @@ def as_utf8(argument: str) -> str:
         return argument
 
 
+def with_options(*given: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Add options to a command, in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(given):
+            command = option(command)
+        return command
+
+    return add
+
+
 def json_option(command: Command) -> Command:
     # Eager: `limit_option` depends on it.
     return click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON.")(command)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from webapp.commands.shared.core import DURATION
+from webapp.commands.shared.core import DURATION, with_options
 from webapp.core.flow import unique_keys
 
 _JOB_OPTIONS = {
@@ -75,6 +75,4 @@ _JOB_OPTIONS = {
 
 def job_options(command: Any, names: Container[str] = _JOB_OPTIONS) -> Any:
     """Add the options for the fields of a job, or for those with these names."""
-    for name, option in reversed(_JOB_OPTIONS.items()):
-        command = option(command) if name in names else command
-    return command
+    return with_options(*(option for name, option in _JOB_OPTIONS.items() if name in names))(command)

@@ -5,9 +5,9 @@ The form accepts more than JSON: the environment as lines, times in the user's t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 from webapp.console.display import env_values, times
 from webapp.core import labels, trace_context
@@ -31,21 +31,47 @@ STARTS = ("now", "delay", "run_at")
 
 
 @dataclass
-class SubmitForm:
-    """The values of the form and its errors by field. With the value `many`, each line is a job.
+class Form:
+    """The typed values of a form, and its errors by field. FIELDS: their names, in page order."""
+
+    FIELDS: ClassVar[Sequence[str]] = ()
+    values: dict[str, str]
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """The error of each field, or ''."""
+        return {name: self.errors.get(name, "") for name in self.FIELDS}
+
+    def take(self, error: SpecError) -> None:
+        """Note the errors of what the form describes, the first of each field."""
+        for one in error.errors:
+            self.errors.setdefault(one.field.removeprefix("job."), capitalize(one.message))
+        self.sort_errors()
+
+    def sort_errors(self) -> None:
+        self.errors = {name: self.errors[name] for name in self.FIELDS if name in self.errors}
+
+    def saves(self, act: Callable[..., object], *arguments: object) -> bool:
+        """Call an operation. False: it raised SpecError, whose errors are noted."""
+        try:
+            act(*arguments)
+        except SpecError as error:
+            self.take(error)
+            return False
+        return True
+
+
+@dataclass
+class SubmitForm(Form):
+    """With the value `many`, each line is a job.
 
     `stored`: the variables that masked lines of the environment stand for. The value `env_of` says whose they are.
     """
 
-    values: dict[str, str]
-    errors: dict[str, str] = field(default_factory=dict)
+    FIELDS = FIELDS
     specs: list[JobSpec] = field(default_factory=list)
     stored: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """The error of every field, or ''."""
-        return {name: self.errors.get(name, "") for name in FIELDS}
 
     @property
     def has_options(self) -> bool:
@@ -98,7 +124,7 @@ class SubmitForm:
             specs = form._of_lines(specs)
         if form.batch and not NAME.match(form.batch):
             form.errors["batch"] = f"Is not a name; expected {NAME_RULE}."
-        form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # in page order
+        form.sort_errors()
         form.specs = [] if form.errors else specs
         return form
 
@@ -144,8 +170,7 @@ class SubmitForm:
         try:
             return [parse({**self._description(), "command": command})]
         except SpecError as error:
-            for one in error.errors:
-                self.errors.setdefault(one.field, capitalize(one.message))
+            self.take(error)
             return []
 
     def _of_lines(self, specs: list[JobSpec]) -> list[JobSpec]:

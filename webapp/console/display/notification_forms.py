@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from werkzeug.datastructures import MultiDict
 
 from webapp.console.display import times
+from webapp.console.display.forms import Form
 from webapp.core.job_spec import FieldError, SpecError
 from webapp.core.notices import EVENTS
 from webapp.lib.durations import short
@@ -17,26 +18,17 @@ from webapp.notifications import channels, rules
 from webapp.notifications.channels import ChannelSpec
 from webapp.notifications.rules import RuleSpec
 
-CHANNEL_FIELDS = ("name", "kind", "to", "url", "hourly_cap")
-RULE_FIELDS = ("name", "on", "channel", "queue", "schedule", "command", "after", "older_than", "quiet_hours")
-START_FIELDS = ("kind", "to", "url", "on")
 FIRST_RULE = "failures"
 # The default events of the first rule: rare ones that need a quick reaction.
 FIRST_EVENTS = ("group-new", "schedule-missed", "schedule-failing", "queue-unserved", "disk-low")
 
 
 @dataclass
-class ChannelForm:
-    """The values of the form and its errors by field. With errors, `spec` is None."""
+class ChannelForm(Form):
+    """With errors, `spec` is None."""
 
-    values: dict[str, str]
-    errors: dict[str, str] = field(default_factory=dict)
+    FIELDS = ("name", "kind", "to", "url", "hourly_cap")
     spec: Optional[ChannelSpec] = None
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """The error of each field, or ''."""
-        return {name: self.errors.get(name, "") for name in CHANNEL_FIELDS}
 
     @classmethod
     def empty(cls, kind: str = "mail") -> ChannelForm:
@@ -47,12 +39,12 @@ class ChannelForm:
     def of_spec(cls, spec: ChannelSpec) -> ChannelForm:
         """Filled in from a channel. The URL is masked: sent back unchanged, it keeps the stored URL."""
         shown = channels.masked(spec)
-        return cls({**{name: str(shown[name]) for name in CHANNEL_FIELDS}, "to": ", ".join(spec.to)})
+        return cls({**{name: str(shown[name]) for name in cls.FIELDS}, "to": ", ".join(spec.to)})
 
     @classmethod
     def read(cls, sent: Mapping[str, str], stored: Optional[ChannelSpec] = None) -> ChannelForm:
         """Read and check the submitted values. `stored`: the channel that is edited."""
-        form = cls({name: sent.get(name, "").strip() for name in CHANNEL_FIELDS})
+        form = cls({name: sent.get(name, "").strip() for name in cls.FIELDS})
         values = form.values
         if stored is not None:
             values.update(name=stored.name, kind=stored.kind)
@@ -64,47 +56,41 @@ class ChannelForm:
                 raise SpecError([FieldError(target, "is missing.")])
             form.spec = channels.parse(wanted, stored)
         except SpecError as error:
-            form.errors = _in_order(error, CHANNEL_FIELDS)
+            form.take(error)
         return form
 
 
 @dataclass
-class RuleForm:
-    """The values of the form and its errors by field. With errors, `spec` is None. `on`: the selected events."""
+class RuleForm(Form):
+    """With errors, `spec` is None. `on`: the ticked events."""
 
-    values: dict[str, str]
+    FIELDS = ("name", "on", "channel", "queue", "schedule", "command", "after", "older_than", "quiet_hours")
     on: tuple[str, ...] = ()
-    errors: dict[str, str] = field(default_factory=dict)
     spec: Optional[RuleSpec] = None
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """The error of each field, or ''."""
-        return {name: self.errors.get(name, "") for name in RULE_FIELDS}
 
     @classmethod
     def empty(cls, channel: str = "") -> RuleForm:
-        return cls({**dict.fromkeys(RULE_FIELDS, ""), "channel": channel}, ("group-new",))
+        return cls({**dict.fromkeys(cls.FIELDS, ""), "channel": channel}, on=("group-new",))
 
     @classmethod
     def of_fields(cls, described: Mapping[str, Any]) -> RuleForm:
         """Filled in from the description of a rule."""
-        values = {name: "" if described.get(name) is None else str(described[name]) for name in RULE_FIELDS}
+        values = {name: "" if described.get(name) is None else str(described[name]) for name in cls.FIELDS}
         values["after"] = "" if values["after"] == "1" else values["after"]
         older_than = described.get("older_than") or rules.OLDER_THAN
         values["older_than"] = "" if older_than == rules.OLDER_THAN else short(older_than)
-        return cls(values, tuple(described["on"]))
+        return cls(values, on=tuple(described["on"]))
 
     @classmethod
     def read(cls, sent: MultiDict[str, str], *, name: Optional[str] = None) -> RuleForm:
         """Read and check the submitted values. `name`: of the rule that is edited."""
-        form = cls({key: sent.get(key, "").strip() for key in RULE_FIELDS}, tuple(sent.getlist("on")))
+        form = cls({key: sent.get(key, "").strip() for key in cls.FIELDS}, on=tuple(sent.getlist("on")))
         if name is not None:
             form.values["name"] = name
         try:
             form.spec = rules.parse({**form.values, "on": list(form.on)})
         except SpecError as error:
-            form.errors = _in_order(error, RULE_FIELDS)
+            form.take(error)
             if not form.on:
                 form.errors["on"] = "Select at least one event."
             if not form.values["channel"]:
@@ -122,19 +108,13 @@ class RuleForm:
 
 
 @dataclass
-class StartForm:
+class StartForm(Form):
     """The form of the first rule: a channel and a rule at once, with names of their own."""
 
-    values: dict[str, str]
+    FIELDS = ("kind", "to", "url", "on")
     on: tuple[str, ...] = FIRST_EVENTS
-    errors: dict[str, str] = field(default_factory=dict)
     channel: Optional[ChannelSpec] = None
     rule: Optional[RuleSpec] = None
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """The error of each field, or ''."""
-        return {name: self.errors.get(name, "") for name in START_FIELDS}
 
     @classmethod
     def empty(cls) -> StartForm:
@@ -144,12 +124,12 @@ class StartForm:
     def read(cls, sent: MultiDict[str, str], channel_names: Iterable[str], rule_names: Iterable[str]) -> StartForm:
         """Read and check the submitted values. The names are those that are taken."""
         kind = "webhook" if sent.get("kind") == "webhook" else "mail"
-        form = cls({"kind": kind, "to": sent.get("to", ""), "url": sent.get("url", "")}, tuple(sent.getlist("on")))
+        form = cls({"kind": kind, "to": sent.get("to", ""), "url": sent.get("url", "")}, on=tuple(sent.getlist("on")))
         channel = ChannelForm.read({**form.values, "name": _free(kind, channel_names)})
-        form.errors = {name: text for name, text in channel.errors.items() if name in START_FIELDS}
+        form.errors = {name: text for name, text in channel.errors.items() if name in cls.FIELDS}
         values = {"name": _free(FIRST_RULE, rule_names), "channel": _free(kind, channel_names)}
         rule = RuleForm.read(MultiDict([*values.items(), *(("on", one) for one in form.on)]))
-        form.errors.update({name: text for name, text in rule.errors.items() if name in START_FIELDS})
+        form.errors.update({name: text for name, text in rule.errors.items() if name in cls.FIELDS})
         if not form.errors:
             form.channel, form.rule = channel.spec, rule.spec
         return form
@@ -159,12 +139,6 @@ def _free(name: str, taken: Iterable[str]) -> str:
     """The name, with a number if it is taken."""
     used = set(taken)
     return next(one for one in (name, *(f"{name}-{number}" for number in range(2, len(used) + 3))) if one not in used)
-
-
-def _in_order(error: SpecError, fields: Iterable[str]) -> dict[str, str]:
-    """The errors by field, in page order."""
-    found = {one.field: capitalize(one.message) for one in reversed(error.errors)}
-    return {name: found[name] for name in fields if name in found}
 
 
 def known_events() -> list[tuple[str, str]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from webapp.console.display import env_values, times
-from webapp.console.display.forms import SubmitForm, as_lines, unique_values
+from webapp.console.display.forms import Form, SubmitForm, as_lines, unique_values
 from webapp.core.job_spec import JobSpec, SpecError
 from webapp.lib import clock
 from webapp.lib.durations import short
-from webapp.lib.text import capitalize
 from webapp.schedules.spec import ScheduleSpec, job_to_json, parse, time_of_day
 
 JOB_FIELDS = (
@@ -27,17 +26,11 @@ TIMES = ("starts_at", "ends_at")
 
 
 @dataclass
-class ScheduleForm:
-    """The values of the form and its errors by field. With errors, `spec` is None."""
+class ScheduleForm(Form):
+    """With errors, `spec` is None."""
 
-    values: dict[str, str]
-    errors: dict[str, str] = field(default_factory=dict)
+    FIELDS = FIELDS
     spec: Optional[ScheduleSpec] = None
-
-    @property
-    def problems(self) -> dict[str, str]:
-        """The error of each field, or ''."""
-        return {name: self.errors.get(name, "") for name in FIELDS}
 
     @classmethod
     def empty(cls, job: Optional[SubmitForm] = None) -> ScheduleForm:
@@ -104,13 +97,12 @@ class ScheduleForm:
         try:
             spec = parse(described)
         except SpecError as error:
-            for one in error.errors:
-                form.errors.setdefault(one.field.removeprefix("job."), capitalize(one.message))
+            form.take(error)
         else:
             form.spec = spec if not form.errors else None
         if values["repeat"] == "every":
             form.errors.pop("cron", None)  # this field is hidden
-        form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # in page order
+        form.sort_errors()
         return form
 
     def _described(self, job: JobSpec) -> dict[str, Any]:
