@@ -11,12 +11,12 @@ from marshmallow import fields as ma
 
 from webapp.api import fields, pagination, request_body
 from webapp.api.gate import actor
-from webapp.api.jobs import MAX_PAGE, Job, JobEdit, check_moved, find_job, job_json
+from webapp.api.jobs import MAX_PAGE, Job, JobEdit, check_moved, job_json
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import LARGEST_ID, PREFIX, Noun
 from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.jobs import actions, activity, editing, search
+from webapp.jobs import actions, activity, editing, job_detail, search
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.flow import chains
 from webapp.web import serializers
@@ -117,7 +117,7 @@ def cancel_jobs_below(job_id: str) -> Response:
     """Cancel the blocked jobs that depend on a job, directly or indirectly, in one action."""
     request_body.no_body()
     with reading() as session:
-        ids = chains.blocked_below(session, find_job(session, job_id))
+        ids = chains.blocked_below(session, job_detail.existing(session, job_id))
     return request_body.answer(serializers.outcome(chains.cancel_below(ids, actor())))
 
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Optional
 from flask import Response, request
 from marshmallow import Schema
 from marshmallow import fields as ma
-from sqlalchemy.orm import Session
 
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
@@ -26,8 +25,7 @@ from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.flow import chains, limit_use
-from webapp.notifications import views as notifications
+from webapp.web import serializers
 from webapp.web.request_info import below_root
 
 MAX_PAGE = 500  # jobs
@@ -333,13 +331,7 @@ def get_job(job_id: str) -> Any:
     """
     _wait_for_end(job_id, request_body.query(WaitQuery).get("wait", 0))
     with reading() as session:
-        job = find_job(session, job_id)
-        attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
-        values, watches = settings.load(session), notifications.watches(session, job.seq)
-        block, report = limit_use.block(session, job), job_detail.report(session, job)
-        following = chains.as_json(session, job)
-    whole = job_detail.whole_json(job, attempts, events, values, watches, block, report, with_env=may("submit"))
-    return {**whole, **following}
+        return serializers.job(session, job_detail.existing(session, job_id), with_env=may("submit"))
 
 
 def _wait_for_end(job_id: str, seconds: int) -> None:
@@ -350,7 +342,7 @@ def _wait_for_end(job_id: str, seconds: int) -> None:
         until = time.monotonic() + seconds
         while True:
             with reading() as session:
-                has_ended = find_job(session, job_id).state in TERMINAL
+                has_ended = job_detail.existing(session, job_id).state in TERMINAL
             left = until - time.monotonic()
             if has_ended or left <= 0:
                 return
@@ -368,15 +360,7 @@ def discard_job(job_id: str) -> Response:
 
 def job_json(job_id: str) -> dict[str, Any]:
     with reading() as session:
-        return job_detail.job_json(find_job(session, job_id), settings.load(session), with_env=may("submit"))
-
-
-def find_job(session: Session, job_id: str) -> models.Job:
-    """Raises NotFound. Invalid ids are not looked up: they may contain characters that a database rejects."""
-    job = job_detail.find(session, job_id) if job_spec.NAME.match(job_id) else None
-    if job is None:
-        raise lifecycle.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
-    return job
+        return job_detail.job_json(job_detail.existing(session, job_id), settings.load(session), with_env=may("submit"))
 
 
 def check_moved(verb: str, job_id: str, result: actions.Result) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar
 
 from flask import Response
 from marshmallow import Schema
@@ -11,11 +11,11 @@ from marshmallow import fields as ma
 from webapp.api import fields, pagination, request_body
 from webapp.api.fields import NAME_PATTERN
 from webapp.api.gate import actor
-from webapp.api.jobs import find_job
 from webapp.api.routes import LARGEST_ID, Noun
 from webapp.core import job_spec
 from webapp.core.notices import DELIVERY_KINDS, DELIVERY_STATES, EVENTS
 from webapp.db.engines import reading
+from webapp.jobs import job_detail
 from webapp.lib import clock
 from webapp.notifications import actions, preview, rules, views
 
@@ -235,8 +235,9 @@ def list_notifications() -> Response:
     asked = request_body.query(MessageQuery)
     limit, wanted = asked["limit"], {key: asked.get(key, "") for key in ("channel", "rule", "state")}
     with reading() as session:
-        job = find_job(session, asked["job"]) if "job" in asked else None
-        found = views.deliveries(session, **wanted, job=job, before=_before(asked), limit=limit + 1)
+        job = job_detail.existing(session, asked["job"]) if "job" in asked else None
+        before = pagination.number_before(asked.get("cursor"), LIST)
+        found = views.deliveries(session, **wanted, job=job, before=before, limit=limit + 1)
     shown = found[:limit]
     older = str(shown[-1].row.id) if len(found) > limit else None
     return pagination.answer({"notifications": [views.delivery_json(view) for view in shown]}, LIST, older, None)
@@ -293,13 +294,3 @@ def _rule(name: str) -> dict[str, Any]:
 def message(delivery_id: int) -> dict[str, Any]:
     with reading() as session:
         return views.whole_delivery_json(views.delivery(session, delivery_id))
-
-
-def _before(asked: dict[str, Any]) -> Optional[int]:
-    try:
-        at = pagination.decode(asked.get("cursor"), LIST).get("after")
-    except ValueError:
-        raise pagination.invalid_cursor() from None
-    if at is not None and not (at.isascii() and at.isdigit() and len(at) <= 16):
-        raise pagination.invalid_cursor()
-    return None if at is None else int(at)

@@ -9,7 +9,6 @@ from marshmallow import Schema
 from werkzeug.exceptions import NotFound
 
 from webapp.api import fields, request_body
-from webapp.api.jobs import find_job
 from webapp.api.routes import BYTES, Noun
 from webapp.db.engines import reading
 from webapp.jobs import job_detail
@@ -55,7 +54,7 @@ def get_output(job_id: str) -> Response:
     """
     asked = request_body.query(OutputQuery)
     with reading() as session:
-        job = find_job(session, job_id)
+        job = job_detail.existing(session, job_id)
         number = asked.get("attempt", job.attempts)
         kept = job_detail.output(session, job, number) if number else None
     if kept is None:

@@ -24,7 +24,7 @@ def cursor_field() -> ma.String:
 
 
 def decode(cursor: Optional[str], name: str) -> dict[str, str]:
-    """The key of a page, as `after` or `before`. Raises ValueError.
+    """The key of a page, as `after` or `before`. Raises Problem.
 
     A cursor is valid for lists with this name only, because each of them has its own order.
     """
@@ -33,11 +33,19 @@ def decode(cursor: Optional[str], name: str) -> dict[str, str]:
     try:
         data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         direction, of, key = json.loads(data)
-    except (TypeError, RecursionError):
-        raise ValueError("not a cursor") from None
+    except (ValueError, TypeError, RecursionError):
+        raise invalid_cursor() from None
     if direction not in ("after", "before") or of != name or not isinstance(key, str):
-        raise ValueError("not a cursor of this list")
+        raise invalid_cursor()
     return {direction: key}
+
+
+def number_before(cursor: Optional[str], name: str) -> Optional[int]:
+    """The number at which a page of a list ends that begins with the highest. None: the first page. Raises Problem."""
+    key = decode(cursor, name).get("after")
+    if key is not None and not (key.isascii() and key.isdigit() and len(key) <= 16):
+        raise invalid_cursor()
+    return None if key is None else int(key)
 
 
 def invalid_cursor() -> Exception:

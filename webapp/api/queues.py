@@ -145,10 +145,7 @@ def list_queues() -> Response:
     asked = request_body.query(QueueQuery)
     wanted = QueueFilter(asked.get("like", ""), asked.get("show", ""))
     with reading() as session:
-        try:
-            at = pagination.decode(asked.get("cursor"), LIST)
-        except ValueError:
-            raise pagination.invalid_cursor() from None
+        at = pagination.decode(asked.get("cursor"), LIST)
         page = page_of_queues(session, wanted, limit=asked["limit"], after=at.get("after"), before=at.get("before"))
     now = clock.now()
     views = [serializers.queue(view, now) for view in page.views]

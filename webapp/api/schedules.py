@@ -172,9 +172,8 @@ def list_schedules() -> Response:
     """List schedules by name, in pages."""
     asked = request_body.query(ScheduleQuery)
     with reading() as session:
-        page = views.page(
-            session, like=asked.get("like", ""), show=asked.get("show", ""), limit=asked["limit"], **_at(asked, LIST)
-        )
+        at = pagination.decode(asked.get("cursor"), LIST)
+        page = views.page(session, like=asked.get("like", ""), show=asked.get("show", ""), limit=asked["limit"], **at)
     found = [_shown(view.row) for view in page.views]
     return pagination.answer({"schedules": found}, LIST, page.older, page.newer)
 
@@ -237,8 +236,7 @@ def run_schedule(name: str) -> Response:
 def list_fires(name: str) -> Response:
     """List the ledger of a schedule, newest first: each fire, what happened, and why."""
     asked = request_body.query(FireQuery)
-    at = _at(asked, LEDGER).get("after")
-    before = _number(at) if at is not None else None
+    before = pagination.number_before(asked.get("cursor"), LEDGER)
     with reading() as session:
         row = views.find(session, name)
         found = views.fires(session, row, asked["limit"] + 1, before=before, outcome=asked.get("outcome", ""))
@@ -282,16 +280,3 @@ def _shown(row: Any) -> dict[str, Any]:
     if env and not may("operate"):
         shown["job"] = {**shown["job"], "env": dict.fromkeys(env)}
     return shown
-
-
-def _at(asked: dict[str, Any], name: str) -> dict[str, str]:
-    try:
-        return pagination.decode(asked.get("cursor"), name)
-    except ValueError:
-        raise pagination.invalid_cursor() from None
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 16:
-        raise pagination.invalid_cursor()
-    return int(text)

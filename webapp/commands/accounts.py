@@ -12,7 +12,7 @@ import click
 
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import actor, core, json_option, read_session
-from webapp.commands.shared.output import Column, ago, as_dict, local_time, present, say
+from webapp.commands.shared.output import Column, ago, local_time, present, say
 from webapp.lib import clock
 
 ROLES = click.Choice(("viewer", "operator", "admin"))
@@ -137,7 +137,7 @@ def list_sessions(name: str, end: bool, as_json: bool) -> None:
 
 def _session_json(row: Any) -> dict[str, Any]:
     times = {"started_at": clock.to_iso(row.created_at), "used_at": clock.to_iso(row.seen_at)}
-    return {**as_dict(row, "address", "browser"), **times}
+    return {**clock.columns(row, "address", "browser"), **times}
 
 
 @user.command("list", epilog="Example: manage.py user list --json")
@@ -155,7 +155,8 @@ def list_users(as_json: bool) -> None:
         Column("DISABLED", lambda one: local_time(one.disabled_at)),
     ]
     empty = "No users yet. `manage.py up` prints a link that creates the admin account."
-    present(everyone, columns, as_json, lambda one: as_dict(one, "name", "role", "created_at", "disabled_at"), empty)
+    shown = ("name", "role", "created_at", "disabled_at")
+    present(everyone, columns, as_json, lambda one: clock.columns(one, *shown), empty)
 
 
 @click.group(epilog="Example: manage.py token create deploy --scope submit --days 90")
@@ -198,7 +199,7 @@ def list_tokens(all_: bool, as_json: bool) -> None:
 
     def shape(one: Any) -> dict[str, Any]:
         more = ("created_at", "created_by", "expires_at", "used_at", "used_from", "revoked_at", "revoked_by")
-        return {**as_dict(one, "name", "scope"), "state": tokens.state(one), **as_dict(one, *more)}
+        return {**clock.columns(one, "name", "scope"), "state": tokens.state(one), **clock.columns(one, *more)}
 
     columns = [
         Column("NAME", lambda one: one.name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
@@ -110,28 +110,16 @@ class _Jobs:
 @json_option
 def show(job_id: str, as_json: bool) -> None:
     """Show the job ID with its attempts and timeline."""
-    from webapp.jobs import job_detail
-    from webapp.jobs.flow import chains, limit_use
-    from webapp.jobs.settings import load
-    from webapp.notifications import views
+    from webapp.commands.shared import output, show
+    from webapp.web import serializers
 
     with read_session() as session:
         job = find_job(session, job_id)
-        settings = load(session)
-        attempts = job_detail.attempts(session, job, with_output=as_json)
-        events = job_detail.events(session, job)
-        watches, block = views.watches(session, job.seq), limit_use.block(session, job)
-        report = job_detail.report(session, job)
-        following, waiting = chains.as_json(session, job), chains.waiting(session, job)
+        found: Any = serializers.job(session, job, with_output=True) if as_json else show.describe(session, job)
     if as_json:
-        whole = {**job_detail.whole_json(job, attempts, events, settings, watches, block, report), **following}
-        for shown, one in zip(whole["attempt_history"], attempts):
-            shown.update(job_detail.output_json(one))
-        print_json(whole)
+        print_json(found)
     else:
-        from webapp.commands.shared.show import print_job
-
-        print_job(job, attempts, events, settings, watches, following["after"], waiting, block, report)
+        output.show(*found)
 
 
 @click.command(epilog="Example: manage.py logs job1 --follow")

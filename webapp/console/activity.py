@@ -53,9 +53,7 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
     """Change one job. 409 if its state does not allow it any more, 404 if it is gone."""
     verb = VERBS.get(verb_path) or abort(404)
     with reading() as session:
-        job = job_detail.find(session, job_id)
-    if job is None:
-        raise lifecycle.NotFound(lifecycle.refusal(verb.name, job_id, None))
+        job = job_detail.existing(session, job_id)
     running = verb.name == "cancel" and job.state == "processing"
     if (verb.asks or running) and "confirmed" not in request.form:
         return _ask_for_one(verb, job)

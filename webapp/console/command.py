@@ -40,9 +40,7 @@ def show(pattern: str) -> ResponseReturnValue:
     with reading() as session:
         view = commands.view(session, pattern, asked.window)
         changes = markers(session, view.window.start, view.window.end)
-        response = htmx.page("command", session, asked=asked, view=view, **_shown(view, asked, changes))
-    response.status_code = response.status_code if response.status_code == 304 else asked.status
-    return response
+        return htmx.page("command", session, asked.status, asked=asked, view=view, **_shown(view, asked, changes))
 
 
 def _shown(view: CommandView, asked: AskedWindow, changes: Sequence[Marker]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from webapp.insight import failure_evidence, usual_time
 from webapp.insight.queues import some_names
 from webapp.jobs import editing, job_detail, job_phases, lifecycle, queries, settings
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.job_detail import existing
 from webapp.lib import text_diff
 from webapp.notifications import actions as notify
 from webapp.notifications import views
@@ -54,7 +55,7 @@ SUCCESS = "success"  # what the output is compared with: the last success of thi
 @pages.get("/job/<job_id>")
 def show(job_id: str) -> ResponseReturnValue:
     with reading() as session:
-        job = _found(session, job_id)
+        job = existing(session, job_id)
         ended = job_detail.attempts(session, job)
         events = job_detail.events(session, job)
         values = settings.load(session)
@@ -128,14 +129,6 @@ def _verbs(job: Job) -> list[Verb]:
     return [] if job.cancel_requested_at is not None else [one for one in verbs_for(job.state) if one.name != "run_now"]
 
 
-def _found(session: Session, job_id: str) -> Job:
-    """The job, or NotFound."""
-    job = job_detail.find(session, job_id)
-    if job is None:
-        raise lifecycle.NotFound(f"job {job_id!r} does not exist. It may have been discarded.")
-    return job
-
-
 # --- output on the page ----------------------------------------------------------------------------------------------
 
 
@@ -143,7 +136,7 @@ def _found(session: Session, job_id: str) -> Job:
 def newest(job_id: str) -> ResponseReturnValue:
     """The output of the newest attempt, for a page that was opened before it started."""
     with reading() as session:
-        job = _found(session, job_id)
+        job = existing(session, job_id)
         output = _output(session, job, job_detail.attempts(session, job))
         return htmx.fragment("job/_output.html", job=job, back=job_head.NOWHERE, **output)
 
@@ -215,7 +208,7 @@ def _compared(before: str, after: str, old: Output, new: Output) -> dict[str, An
 def edit(job_id: str) -> ResponseReturnValue:
     """The form with the job's values. Values that look like secrets are masked."""
     with reading() as session:
-        job = _found(session, job_id)
+        job = existing(session, job_id)
         if job.state not in ARROWS["edit"].leaves:
             return htmx.refused(lifecycle.refusal("edit", job_id, job.state))
         form = SubmitForm.of_job(job, keep_trace=True)
@@ -227,7 +220,7 @@ def edit(job_id: str) -> ResponseReturnValue:
 def save(job_id: str) -> ResponseReturnValue:
     """Change the job and requeue it. 409 if it has changed since the form was opened."""
     with reading() as session:
-        job = _found(session, job_id)
+        job = existing(session, job_id)
     seen = whole_number(request.form.get("seen", ""))
     sent = {**request.form, "many": "", "id": "", "notify": "", "after": "", "start": "now"}
     form = SubmitForm.read(sent, env_values.of_job(job))
@@ -269,7 +262,7 @@ def _edit_page(session: Session, job: Job, form: SubmitForm, seen: int) -> str:
 def reveal(job_id: str) -> ResponseReturnValue:
     """Show the masked variables. The audit trail has who saw them."""
     with writing(wakes_workers=False) as session:
-        job = _found(session, job_id)
+        job = existing(session, job_id)
         env = env_values.of_job(job)
         names = [name for name, value in env.items() if env_values.looks_secret(name, value)]
         change = {"after": {"env": ", ".join(names)}}

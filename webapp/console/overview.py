@@ -42,9 +42,10 @@ def index() -> ResponseReturnValue:
         trend = trends.trend(session, asked.window, split=asked.split)
         groups = failure_groups.listing(session, size=LATEST_GROUPS).groups
         found = _top_failures(groups, None if asked.range else asked.window)
-        response = htmx.page(
+        return htmx.page(
             "overview",
             session,
+            asked.status,
             needs=needs(session, running, values),
             unheard=not notifications.has_rules(session),
             counts=counts,
@@ -65,8 +66,6 @@ def index() -> ResponseReturnValue:
             failures=found,
             sparks={one.key: sparkline(one.deaths) for one in found},
         )
-    response.status_code = response.status_code if response.status_code == 304 else asked.status
-    return response
 
 
 def _top_failures(groups: list[DeadGroup], window: Optional[Window]) -> list[DeadGroup]:

@@ -126,9 +126,10 @@ def show(name: str) -> ResponseReturnValue:
         alive = [one for one in workers(session, settings.load(session).lease) if one.alive]
         trend = trends.trend(session, asked.window, name)
         limit = limit_use.read(session).of_queue(name)
-        response = htmx.page(
+        return htmx.page(
             "queue",
             session,
+            asked.status,
             row=_row(view, alive),
             asked=asked,
             zone=times.zone_name(),
@@ -148,8 +149,6 @@ def show(name: str) -> ResponseReturnValue:
             start_command=start_command,
             any_alive=bool(alive),
         )
-    response.status_code = response.status_code if response.status_code == 304 else asked.status
-    return response
 
 
 @pages.get("/queues/names")

@@ -25,7 +25,6 @@ from webapp.db.engines import reading
 from webapp.db.models import Schedule
 from webapp.insight.queues import some_names
 from webapp.jobs import job_detail, settings
-from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.text import capitalize, plural
 from webapp.schedules import actions, timing, views
@@ -138,10 +137,7 @@ def new() -> ResponseReturnValue:
             form = ScheduleForm.of_spec(spec)
             form.values["name"] = ""
         elif request.args.get("job"):
-            job = job_detail.find(session, request.args["job"])
-            if job is None:
-                raise NotFound(f"job {request.args['job'][:128]!r} does not exist.")
-            form = ScheduleForm.empty(SubmitForm.of_job(job))
+            form = ScheduleForm.empty(SubmitForm.of_job(job_detail.existing(session, request.args["job"])))
         return _form(session, form)
 
 

@@ -32,7 +32,7 @@ from webapp.core.settings import Settings
 from webapp.db.engines import reading
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names
-from webapp.jobs import actions, demo, job_detail, lifecycle, queries, settings
+from webapp.jobs import actions, demo, job_detail, queries, settings
 from webapp.jobs.flow import limit_use
 from webapp.lib.text import capitalize, plural
 from webapp.notifications import views as notifications
@@ -50,10 +50,7 @@ def new() -> ResponseReturnValue:
     form = SubmitForm.empty()
     with reading() as session:
         if request.args.get("from"):
-            job = job_detail.find(session, request.args["from"])
-            if job is None:
-                raise lifecycle.NotFound(f"job {request.args['from']!r} does not exist.")
-            form = SubmitForm.of_job(job)
+            form = SubmitForm.of_job(job_detail.existing(session, request.args["from"]))
         return _page(session, form, secrets.token_urlsafe(18))
 
 

@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from webapp.core import labels
 from webapp.core.flow import limits, retry_rules, unique_keys
+from webapp.core.job_spec import NAME
 from webapp.core.output import Output, join
 from webapp.core.settings import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk, Report
+from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
+from webapp.lib.clock import columns
 from webapp.lib.stream_runs import decode_runs, decode_times, spans
-
-if TYPE_CHECKING:
-    from webapp.jobs.flow.limit_use import Block
 
 
 def find(session: Session, job_id: str) -> Optional[Job]:
     return session.scalar(select(Job).where(Job.id == job_id))
+
+
+def existing(session: Session, job_id: str) -> Job:
+    """Raises NotFound. Invalid ids are not looked up: they may contain characters that a database rejects."""
+    job = find(session, job_id) if NAME.match(job_id) else None
+    if job is None:
+        raise NotFound(f"job {job_id[:128]!r} does not exist. It may have been discarded.")
+    return job
 
 
 def attempts(session: Session, job: Job, *, with_output: bool = False) -> list[Attempt]:
@@ -184,12 +192,6 @@ def _pieces(kept: Output, position: int) -> Iterator[Piece]:
 # --- as JSON ---------------------------------------------------------------------------------------------------------
 
 
-def columns(row: Any, *names: str) -> dict[str, Any]:
-    """These attributes of a row; times (`at`, `…_at`) in ISO 8601."""
-    values = {name: getattr(row, name) for name in names}
-    return {name: clock.to_iso(value) if name.endswith("at") else value for name, value in values.items()}
-
-
 def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str, Any]:
     """A job's public fields, for `--json` and the API. Times are ISO 8601, `timeout` is in seconds.
 
@@ -207,33 +209,6 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
         "batch": job.batch,
         "unique": unique_keys.as_json(job.unique_key, job.unique_while, job.unique_until, job.state),
         "retry": retry_rules.stored(job.retry).as_json if job.retry else None,
-    }
-
-
-def whole_json(
-    job: Job,
-    ended: list[Attempt],
-    recorded: list[Event],
-    settings: Settings,
-    notify: Sequence[str],
-    block: Optional[Block] = None,
-    reported: Optional[Report] = None,
-    *,
-    with_env: bool = True,
-) -> dict[str, Any]:
-    """A job with its ended attempts (without output), events and timeline, oldest first.
-
-    `notify`: the channels that get a message when it ends. `block`: the limit that keeps it from starting.
-    `reported`: from `report()`.
-    """
-    return {
-        **job_json(job, settings, with_env=with_env),
-        "notify": list(notify),
-        "blocked_by": None if block is None else block.json(),
-        "report": None if reported is None else report_json(reported),
-        "attempt_history": [attempt_json(one) for one in ended],
-        "events": [event_json(one) for one in recorded],
-        "timeline": [columns(one, "at", "verb", "actor", "attempt", "text") for one in timeline(job, ended, recorded)],
     }
 
 

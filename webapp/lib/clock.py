@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timedelta, timezone, tzinfo
-from typing import Optional
+from typing import Any, Optional
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -69,6 +69,12 @@ def to_iso(micros: int | None) -> str | None:
     if micros is None:
         return None
     return to_datetime(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def columns(row: Any, *names: str) -> dict[str, Any]:
+    """These attributes of a row for JSON; times (`at`, `…_at`) in ISO 8601."""
+    values = {name: getattr(row, name) for name in names}
+    return {name: to_iso(value) if name.endswith("at") else value for name, value in values.items()}
 
 
 def parse_iso(text: str) -> int:

@@ -16,6 +16,7 @@ from webapp.core.job_spec import SpecError
 from webapp.db.models import Alert, Channel, Delivery, Job, JobWatch, Rule
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
+from webapp.lib.clock import columns
 from webapp.lib.text import shorten
 from webapp.notifications import channels as specs
 from webapp.notifications import rules as rule_specs
@@ -25,6 +26,7 @@ from webapp.notifications.rules import RuleSpec
 APPRISE_MISSING = "Apprise is not installed. Set QUEUECTL_EXTRAS=notify in .env, and restart the workers."
 OVERDUE = 600 * clock.SECOND  # a message that waits longer is overdue: `doctor` asks whether a worker runs
 RECENT = 10_000  # messages
+STAMPS = ("created_at", "created_by", "changed_at", "changed_by")
 _WAITS: ColumnElement[bool] = literal_column("deliveries.state = 'waiting'")  # the text of the partial index
 _IS_OPEN: ColumnElement[bool] = literal_column("alerts.closed_at IS NULL")
 
@@ -307,7 +309,7 @@ def channel_json(view: ChannelView) -> dict[str, Any]:
         "waiting": view.waiting,
         "last_sent_at": clock.to_iso(view.sent.ended_at) if view.sent is not None else None,
         "failure": None if failure is None else failure.answer or "",
-        **_stamps(row),
+        **columns(row, *STAMPS),
     }
 
 
@@ -321,7 +323,7 @@ def rule_fields(view: RuleView) -> dict[str, Any]:
 def rule_json(view: RuleView) -> dict[str, Any]:
     """A rule as commands and the API show it."""
     muted = clock.to_iso(view.row.muted_until) if view.is_muted else None
-    return {**rule_fields(view), "muted_until": muted, "open_alerts": view.open, **_stamps(view.row)}
+    return {**rule_fields(view), "muted_until": muted, "open_alerts": view.open, **columns(view.row, *STAMPS)}
 
 
 def alert_json(view: AlertView) -> dict[str, Any]:
@@ -332,9 +334,7 @@ def alert_json(view: AlertView) -> dict[str, Any]:
         "channel": view.channel,
         "event": row.event,
         "key": row.key,
-        "opened_at": clock.to_iso(row.opened_at),
-        "last_at": clock.to_iso(row.last_at),
-        "count": row.count,
+        **columns(row, "opened_at", "last_at", "count"),
         "messages": row.told,
         "next_at": clock.to_iso(row.next_at),
         "flapping": bool(row.flapping),
@@ -348,27 +348,12 @@ def delivery_json(view: DeliveryView) -> dict[str, Any]:
         "id": row.id,
         "channel": view.channel,
         "rule": view.rule,
-        "alert_id": row.alert_id,
-        "kind": row.kind,
-        "state": row.state,
-        "subject": row.subject,
-        "created_at": clock.to_iso(row.created_at),
+        **columns(row, "alert_id", "kind", "state", "subject", "created_at"),
         "not_before": clock.to_iso(row.not_before),
-        "ended_at": clock.to_iso(row.ended_at),
-        "tries": row.tries,
-        "answer": row.answer,
+        **columns(row, "ended_at", "tries", "answer"),
     }
 
 
 def whole_delivery_json(view: DeliveryView) -> dict[str, Any]:
     """A message with its text (null before the first attempt) and its facts."""
     return {**delivery_json(view), "body": view.row.body, "detail": view.detail}
-
-
-def _stamps(row: Any) -> dict[str, Any]:
-    return {
-        "created_at": clock.to_iso(row.created_at),
-        "created_by": row.created_by,
-        "changed_at": clock.to_iso(row.changed_at),
-        "changed_by": row.changed_by,
-    }

@@ -15,6 +15,7 @@ from webapp.db import text_match
 from webapp.db.models import Fire, Job, Schedule
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
+from webapp.lib.clock import columns
 from webapp.lib.durations import duration
 from webapp.lib.text import plural
 from webapp.schedules import policy
@@ -278,28 +279,20 @@ def schedule_json(row: Schedule) -> dict[str, Any]:
     """A schedule as commands and the API show it."""
     spec = described(row)
     shown: Mapping[str, Any] = {"name": row.name} if spec is None else to_json(spec)
-    times = ("next_fire_at", "last_fire_at", "waiting_since", "late_since", "long_since", "failing_since")
+    since = ("waiting_since", "late_since", "long_since", "failing_since")
     return {
         **shown,
         "enabled": not is_paused(row),
         "paused_until": clock.to_iso(row.paused_until) if is_paused(row) else None,
-        **{name: clock.to_iso(getattr(row, name)) for name in times},
+        **columns(row, "next_fire_at", "last_fire_at"),
+        **{name: clock.to_iso(getattr(row, name)) for name in since},
         "broken": why_broken(row),
-        "created_at": clock.to_iso(row.created_at),
-        "created_by": row.created_by,
-        "changed_at": clock.to_iso(row.changed_at),
-        "changed_by": row.changed_by,
+        **columns(row, "created_at", "created_by", "changed_at", "changed_by"),
     }
 
 
 def fire_json(fire: Fire) -> dict[str, Any]:
-    return {
-        "due_at": clock.to_iso(fire.due_at),
-        "decided_at": clock.to_iso(fire.decided_at),
-        "outcome": fire.outcome,
-        "reason": fire.reason,
-        "job_id": fire.job_id,
-    }
+    return columns(fire, "due_at", "decided_at", "outcome", "reason", "job_id")
 
 
 def _conditions(like: str, show: str) -> list[ColumnElement[bool]]:

@@ -73,11 +73,6 @@ def _is_utf8() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def as_dict(row: Any, *names: str) -> dict[str, Any]:
-    """Return attributes of a row for JSON. Names that end in `_at` are times and become ISO 8601."""
-    return {name: clock.to_iso(getattr(row, name)) if name.endswith("_at") else getattr(row, name) for name in names}
-
-
 def one_line(words: str) -> str:
     """Return the text without line breaks and with its control characters escaped."""
     return text.escape_controls(text.one_line(words, None))

@@ -4,63 +4,46 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Optional, Union
+from collections.abc import Sequence
+from typing import Optional, Union
 
 from rich.text import Text
+from sqlalchemy.orm import Session
 
-from webapp.commands.shared.output import STYLES, Column, ago, grid, local_time, show, standing, table
+from webapp.commands.shared.output import STYLES, Column, ago, grid, local_time, standing, table
 from webapp.core import labels
 from webapp.core.flow import limits, retry_rules, unique_keys
-from webapp.db.models import Attempt
+from webapp.db.models import Attempt, Job, Report
 from webapp.jobs import job_detail
+from webapp.jobs.flow import chains, limit_use
+from webapp.jobs.settings import load
 from webapp.lib import clock
 from webapp.lib.durations import between, duration
 from webapp.lib.text import escape_lines, size
-
-if TYPE_CHECKING:
-    from webapp.core.settings import Settings
-    from webapp.db.models import Event, Job, Report
-    from webapp.jobs.flow.chains import Waiting
-    from webapp.jobs.flow.limit_use import Block
+from webapp.notifications import views
 
 
-def print_job(
-    job: Job,
-    attempts: Sequence[Attempt],
-    events: Sequence[Event],
-    settings: Settings,
-    notify: Sequence[str],
-    after: Sequence[Mapping[str, Optional[str]]],
-    waiting: Optional[Waiting],
-    block: Optional[Block],
-    report: Optional[Report],
-) -> None:
-    """`after`: the jobs that it follows. `waiting`: what it waits for, if it is blocked."""
-    follows = [f"{one['job']}{'' if one['on'] == 'success' else ':' + str(one['on'])}" for one in after]
-    more = {"notifies": ", ".join(notify), "after": ", ".join(follows), "batch": job.batch}
-    show(grid(_fields(job, settings, more, block, report)))
+def describe(session: Session, job: Job) -> list[object]:
+    """What `show` prints, as rich objects."""
+    attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
+    parts: list[object] = [grid(_fields(session, job))]
+    waiting = chains.waiting(session, job)
     if waiting is not None:
-        show("", Text(waiting.text))
+        parts += ["", Text(waiting.text)]
     if attempts or job.state == "processing":
-        show("", Text("Attempts", style="bold"), _attempts(job, attempts))
+        parts += ["", Text("Attempts", style="bold"), _attempts(job, attempts)]
     columns = [
         Column("TIME", lambda line: local_time(line.at)),
         Column("EVENT", lambda line: line.happened),
         Column("ACTOR", lambda line: line.actor),
         Column("DETAIL", lambda line: line.remark, flexible=True),
     ]
-    timeline = job_detail.timeline(job, list(attempts), list(events))
-    show("", Text("Timeline", style="bold"), table(columns, timeline))
+    return [*parts, "", Text("Timeline", style="bold"), table(columns, job_detail.timeline(job, attempts, events))]
 
 
-def _fields(
-    job: Job,
-    settings: Settings,
-    more: Mapping[str, Optional[str]],
-    block: Optional[Block],
-    report: Optional[Report],
-) -> list[tuple[str, Text]]:
+def _fields(session: Session, job: Job) -> list[tuple[str, Text]]:
+    settings, block, report = load(session), limit_use.block(session, job), job_detail.report(session, job)
+    after = [one.id if one.wants == "success" else f"{one.id}:{one.wants}" for one in chains.followed(session, job)]
     retries = settings.max_retries if job.max_retries is None else job.max_retries
     timeout = settings.job_timeout if job.timeout is None else job.timeout
     failures = f"{job.failures} of {retries + 1} allowed failures" + _default(job.max_retries)
@@ -74,7 +57,9 @@ def _fields(
         "timeout": (duration(timeout) if timeout else "none") + _default(job.timeout),
         "folder": job.cwd,
         "variables": "\n".join(f"{key}={value}" for key, value in json.loads(job.env or "{}").items()),
-        **more,
+        "notifies": ", ".join(views.watches(session, job.seq)),
+        "after": ", ".join(after),
+        "batch": job.batch,
         "unique key": _key(job),
         "retry rules": "\n".join(retry_rules.stored(job.retry).lines),
         "submitted": f"{local_time(job.created_at)} · {ago(job.created_at, job.created_by)}",

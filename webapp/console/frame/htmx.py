@@ -51,10 +51,10 @@ def is_partial() -> bool:
     return request.headers.get("HX-Request") == "true" and request.headers.get("HX-Request-Type") == "partial"
 
 
-def page(folder: str, session: Session, **values: Any) -> Response:
+def page(folder: str, session: Session, status: int = 200, **values: Any) -> Response:
     """Answer with `folder/page.html`, or for a refresh with its live region and the nav badges.
 
-    The page contains the region's ETag, so its first refresh can be a 304.
+    The page contains the region's ETag, so its first refresh can be a 304. `status`: of any other answer.
     """
     values["nav"] = nav_of(session)
     live = render_template(f"{folder}/_live.html", **values).strip()  # whitespace would be a text node to morph
@@ -62,10 +62,10 @@ def page(folder: str, session: Session, **values: Any) -> Response:
     tag = hashlib.blake2b((live + badges).encode(), digest_size=12).hexdigest()
     if not is_partial():
         values.update(live=Markup(live), etag=f'W/"{tag}"')  # noqa: S704 -- template output
-        response = make_response(render_template(f"{folder}/page.html", **values))
+        response = make_response(render_template(f"{folder}/page.html", **values), status)
     else:
         known = request.if_none_match.contains_weak(tag)
-        response = Response("", 304) if known else make_response(live + badges)
+        response = Response("", 304) if known else make_response(live + badges, status)
         response.set_etag(tag, weak=True)  # weak: independent of compression
     response.vary.add("HX-Request-Type")
     return response

@@ -20,6 +20,7 @@ from webapp.db.engines import database, raising_as_sqlalchemy
 from webapp.db.models import Batch, BatchCallback, Job
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
+from webapp.lib.clock import columns
 
 CAP = 20_000  # jobs in one state
 RATE_WINDOW = 300 * clock.SECOND
@@ -193,11 +194,7 @@ def as_json(batch: Batch, progress: Progress, decided: Sequence[BatchCallback] =
     return {
         "name": batch.name,
         "state": state_of(batch),
-        "created_at": clock.to_iso(batch.created_at),
-        "created_by": batch.created_by,
-        "closed_at": clock.to_iso(batch.closed_at),
-        "ended_at": clock.to_iso(batch.ended_at),
-        "generation": batch.generation,
+        **columns(batch, "created_at", "created_by", "closed_at", "ended_at", "generation"),
         "jobs": progress.counts,
         "total": progress.total,
         "ended": progress.ended,
@@ -208,10 +205,7 @@ def as_json(batch: Batch, progress: Progress, decided: Sequence[BatchCallback] =
         "seconds_left": None if progress.seconds_left is None else round(progress.seconds_left),
         "on_done": _job(batch.on_done),
         "on_death": _job(batch.on_death),
-        "callbacks": [
-            {"event": one.event, "generation": one.generation, "at": clock.to_iso(one.at), "job_id": one.job_id}
-            for one in decided
-        ],
+        "callbacks": [columns(one, "event", "generation", "at", "job_id") for one in decided],
     }
 
 

@@ -137,6 +137,11 @@ def parents(session: Session, job: Job, *, only_unmet: bool = False, limit: int 
     return [Parent(*row) for row in rows[:limit]], len(rows) > limit
 
 
+def followed(session: Session, job: Job) -> list[Parent]:
+    """The jobs that a job follows, the first 1,000."""
+    return parents(session, job, limit=1_000)[0]
+
+
 def waiting(session: Session, job: Job) -> Optional[Waiting]:
     """What a blocked job waits for; None if it is not blocked."""
     if job.state != "blocked":
@@ -193,10 +198,9 @@ def cancel_below(ids: Sequence[str], actor: str, within: float = math.inf) -> Re
 
 def as_json(session: Session, job: Job) -> dict[str, Any]:
     """`after` and `waiting_for` of a job, for `show --json` and the API."""
-    found, _ = parents(session, job, limit=1_000)
     unmet = waiting(session, job)
     return {
-        "after": [{"job": one.id, "on": one.wants, "state": one.state} for one in found],
+        "after": [{"job": one.id, "on": one.wants, "state": one.state} for one in followed(session, job)],
         "blocked_because": None if unmet is None else unmet.text,
     }
 
