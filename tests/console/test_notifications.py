@@ -276,7 +276,7 @@ def test_the_form_of_a_rule_lists_each_event_with_its_sentence(admin: Browser) -
         ("schedule", "a b", "A-Z a-z"),
         ("command", "x" * 2001, "expected a pattern"),
         ("after", "0", "expected a whole number"),
-        ("older_than", "30s", "expected whole seconds or a duration"),
+        ("older_than", "30s", "expected a duration from 1 min"),
         ("quiet_hours", "at night", "expected hours and a time zone"),
     ],
 )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
-from webapp.core import job_spec
+from webapp.core import field_readers
+from webapp.core.field_readers import choice, read_fields, whole_number
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.lib import urls
@@ -87,10 +88,7 @@ def parse(values: object, stored: Optional[ChannelSpec] = None) -> ChannelSpec:
         kept = {"name": stored.name, "kind": stored.kind, "hourly_cap": stored.hourly_cap, **same}
         if "url" in given and given["url"] == masked(stored)["url"] and kind == stored.kind:
             del given["url"]
-    errors: list[FieldError] = []
-    read: dict[str, Any] = {}
-    for key, value in given.items():
-        _read(key, value, read, errors)
+    read, errors = read_fields(given, _READERS)
     found = {**kept, **read}
     wrong = {error.field for error in errors}
     errors += [FieldError(key, "is missing.") for key in ("name", "kind") if key not in found and key not in wrong]
@@ -99,15 +97,6 @@ def parse(values: object, stored: Optional[ChannelSpec] = None) -> ChannelSpec:
     if errors:
         raise SpecError(errors)
     return ChannelSpec(**found)
-
-
-def _read(key: object, value: object, values: dict[str, Any], errors: list[FieldError]) -> None:
-    try:
-        if key not in _READERS:
-            raise ValueError(f"is not a known key. Known keys: {', '.join(_READERS)}.")
-        values[str(key)] = _READERS[str(key)](value)
-    except ValueError as error:
-        errors.append(FieldError(shorten(ascii(key).strip("'\""), 60), str(error)))
 
 
 def _of_kind(kind: str, found: Mapping[str, Any], given: Mapping[str, Any], wrong: set[str]) -> list[FieldError]:
@@ -213,18 +202,6 @@ def check_apprise(url: str) -> None:
         raise ValueError("has several URLs. Add a channel for each.")
 
 
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not job_spec.NAME.match(value):
-        raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected {job_spec.NAME_RULE}.")
-    return value
-
-
-def _kind(value: object) -> str:
-    if value not in KINDS:
-        raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected {', '.join(KINDS)}.")
-    return str(value)
-
-
 def _to(value: object) -> tuple[str, ...]:
     """Addresses as a list, or as a text with commas, semicolons or spaces between them."""
     words = [word for word in re.split(r"[,;\s]+", value) if word] if isinstance(value, str) else value
@@ -253,18 +230,10 @@ def _url(value: object) -> str:
     return text
 
 
-def _cap(value: object) -> int:
-    given = int(value) if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() else value
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= MAX_HOURLY_CAP:
-        rule = f"expected a whole number from 0 (no limit) to {MAX_HOURLY_CAP:,}"
-        raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; {rule}.")
-    return given
-
-
 _READERS: Mapping[str, Callable[[object], Any]] = {
-    "name": _name,
-    "kind": _kind,
+    "name": field_readers.name,
+    "kind": choice(*KINDS),
     "to": _to,
     "url": _url,
-    "hourly_cap": _cap,
+    "hourly_cap": whole_number(0, MAX_HOURLY_CAP, " (no limit)"),
 }

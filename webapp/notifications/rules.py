@@ -24,11 +24,13 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Callable, Optional
 
-from webapp.core import job_spec
+from webapp.core import field_readers
+from webapp.core.field_readers import read_fields, whole_number, whole_seconds
 from webapp.core.job_spec import FieldError, SpecError
+from webapp.core.names import show
 from webapp.core.notices import COUNTS_FOR, EVENTS
-from webapp.lib import clock, durations
-from webapp.lib.text import can_be_stored, shorten
+from webapp.lib import clock
+from webapp.lib.text import can_be_stored
 from webapp.lib.time_zones import zone_of
 
 OF_JOBS = ("job-dead", "attempt-failed", "group-new")
@@ -129,17 +131,7 @@ def parse(data: object) -> RuleSpec:
     """Read a rule from a mapping. Raises SpecError with all errors. A null or empty value counts as not given."""
     if not isinstance(data, Mapping):
         raise SpecError([FieldError("", "expected an object with name, on and channel.")])
-    errors: list[FieldError] = []
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        if value is None or value == "" or value == []:
-            continue
-        try:
-            if key not in _READERS:
-                raise ValueError(f"is not a known key. Known keys: {', '.join(_READERS)}.")
-            values[key] = _READERS[key](value)
-        except ValueError as error:
-            errors.append(FieldError(shorten(ascii(key)[1:-1], 60), str(error)))
+    values, errors = read_fields(data, _READERS)
     wrong = {error.field for error in errors}
     missing = {"name": "", "on": f" Expected events: {', '.join(EVENTS)}.", "channel": " Expected a channel's name."}
     errors += [FieldError(key, f"is missing.{hint}") for key, hint in missing.items() if key not in {*values, *wrong}]
@@ -185,23 +177,13 @@ def _useless(values: Mapping[str, Any]) -> list[FieldError]:
 # --- the fields ------------------------------------------------------------------------------------------------------
 
 
-def _shown(value: object) -> str:
-    return shorten(ascii(value), 60)
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not job_spec.NAME.match(value):
-        raise ValueError(f"{_shown(value)} is not allowed; expected {job_spec.NAME_RULE}.")
-    return value
-
-
 def _events(value: object) -> tuple[str, ...]:
     words = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
     if not isinstance(words, (list, tuple)) or not words:
-        raise ValueError(f"{_shown(value)} is not allowed; expected events: {', '.join(EVENTS)}.")
+        raise ValueError(f"{show(value)} is not allowed; expected events: {', '.join(EVENTS)}.")
     for word in words:
         if not isinstance(word, str) or word not in EVENTS:
-            raise ValueError(f"{_shown(word)} is not an event; expected some of {', '.join(EVENTS)}.")
+            raise ValueError(f"{show(word)} is not an event; expected some of {', '.join(EVENTS)}.")
     return tuple(event for event in EVENTS if event in words)
 
 
@@ -215,42 +197,26 @@ def _pattern(value: object) -> str:
     return value
 
 
-def _after(value: object) -> int:
-    given = int(value) if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() else value
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_AFTER:
-        raise ValueError(f"{_shown(value)} is not allowed; expected a whole number from 1 to {MAX_AFTER:,}.")
-    return given
-
-
-def _older_than(value: object) -> int:
-    given = durations.parse(value) if isinstance(value, str) else value
-    is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    if not is_number or not MIN_OLDER_THAN <= given <= MAX_OLDER_THAN or given != int(given):  # type: ignore[operator, call-overload]
-        least, most = durations.duration(MIN_OLDER_THAN), durations.duration(MAX_OLDER_THAN)
-        raise ValueError(f"{_shown(value)} is not allowed; expected whole seconds or a duration, {least} to {most}.")
-    return int(given)  # type: ignore[call-overload, no-any-return]
-
-
 def _quiet_hours(value: object) -> QuietHours:
     found = _QUIET.match(value.strip()) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f"{_shown(value)} is not allowed; {_QUIET_RULE}.")
+        raise ValueError(f"{show(value)} is not allowed; {_QUIET_RULE}.")
     start, end = int(found[1]) * 60 + int(found[2]), int(found[3]) * 60 + int(found[4])
     if start == end:
-        raise ValueError(f"{_shown(value)} begins and ends at the same time; {_QUIET_RULE}.")
+        raise ValueError(f"{show(value)} begins and ends at the same time; {_QUIET_RULE}.")
     zone = found[5] or "UTC"
     zone_of(zone)
     return QuietHours(start, end, zone)
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    "name": _name,
+    "name": field_readers.name,
     "on": _events,
-    "channel": _name,
-    "queue": _name,
-    "schedule": _name,
+    "channel": field_readers.name,
+    "queue": field_readers.name,
+    "schedule": field_readers.name,
     "command": _pattern,
-    "after": _after,
-    "older_than": _older_than,
+    "after": whole_number(1, MAX_AFTER),
+    "older_than": whole_seconds(MIN_OLDER_THAN, MAX_OLDER_THAN),
     "quiet_hours": _quiet_hours,
 }

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
-from webapp.core import job_spec
+from webapp.core import field_readers, job_spec
+from webapp.core.field_readers import choice, read_fields, whole_number, whole_seconds
 from webapp.core.flow import retry_rules
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.lib import clock, durations
-from webapp.lib.text import can_be_stored, shorten
+from webapp.core.names import show
+from webapp.lib import clock
+from webapp.lib.text import can_be_stored
 from webapp.schedules.timing import Timing, plain_cron, zone_of
 
 OVERLAPS = ("skip", "queue_one", "queue_all", "replace", "allow")
@@ -76,11 +77,7 @@ def parse(data: object) -> ScheduleSpec:
     """Read a schedule from a mapping. Raises SpecError with all errors. A null value counts as not given."""
     if not isinstance(data, Mapping):
         raise SpecError([FieldError("", "expected an object with name, cron or every, and job.")])
-    errors: list[FieldError] = []
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        if value is not None and value != "":
-            _read(str(key), value, values, errors)
+    values, errors = read_fields(data, _READERS)
     wrong = {error.field.partition(".")[0] for error in errors}
     errors += [FieldError(key, "is missing.") for key in ("name", "job") if key not in values and key not in wrong]
     if not {"cron", "every"} & ({*values} | wrong):
@@ -98,17 +95,6 @@ def parse(data: object) -> ScheduleSpec:
         raise SpecError(errors)
     timing = Timing(**{key: values.pop(key) for key in list(values) if key in Timing.__dataclass_fields__})
     return ScheduleSpec(timing, values.pop("job"), **values)
-
-
-def _read(key: str, value: object, values: dict[str, Any], errors: list[FieldError]) -> None:
-    try:
-        if key not in _READERS:
-            raise ValueError(f"is not a known key. Known keys: {', '.join(_READERS)}.")
-        values[key] = _READERS[key](value)
-    except SpecError as error:
-        errors += [FieldError(_place(key, one.field), one.message) for one in error.errors]
-    except ValueError as error:
-        errors.append(FieldError(shorten(key if can_be_stored(key) else ascii(key), 60), str(error)))
 
 
 def with_anchor(spec: ScheduleSpec, now: int) -> ScheduleSpec:
@@ -162,22 +148,12 @@ def time_of_day(minutes: Optional[int]) -> Optional[str]:
     return None if minutes is None else f"{minutes // 60:02d}:{minutes % 60:02d}"
 
 
-def _place(key: str, inner: str) -> str:
-    return key if not inner or inner == key else f"{key}.{inner}"
-
-
 def _job(value: object) -> JobSpec:
     spec = job_spec.parse(value)
     for key in ("id", "delay", "run_at"):
         if getattr(spec, key) is not None:
             raise SpecError([FieldError(key, "is not allowed here: each fire submits a new job when it is due.")])
     return spec
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not job_spec.NAME.match(value):
-        raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected {job_spec.NAME_RULE}.")
-    return value
 
 
 def _words(value: object) -> str:
@@ -198,77 +174,43 @@ def _zone(value: object) -> str:
     return text
 
 
-def _choice(*allowed: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        text = value.replace("-", "_") if isinstance(value, str) else value
-        if text not in allowed:
-            raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected {', '.join(allowed)}.")
-        return str(text)
-
-    return read
-
-
-def _whole_seconds(lowest: int, highest: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        given = durations.parse(value) if isinstance(value, str) else value
-        if isinstance(given, bool) or not isinstance(given, (int, float)) or not lowest <= given <= highest:
-            least, most = durations.duration(lowest), durations.duration(highest)
-            raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected a duration from {least} to {most}.")
-        if given != int(given):
-            raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected whole seconds.")
-        return int(given)
-
-    return read
-
-
-def _number(lowest: int, highest: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        given = int(value) if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() else value
-        if isinstance(given, bool) or not isinstance(given, int) or not lowest <= given <= highest:
-            rule = f"expected a whole number from {lowest} to {highest:,}"
-            raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; {rule}.")
-        return given
-
-    return read
-
-
 def _moment(value: object) -> int:
     try:
         return clock.parse_iso(_words(value))
     except (ValueError, OverflowError):
         rule = "expected ISO 8601 with a zone, such as 2026-12-01T08:00:00Z"
-        raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; {rule}.") from None
+        raise ValueError(f"{show(value)} is not allowed; {rule}.") from None
 
 
 def _time_of_day(value: object) -> int:
     match = _TIME_OF_DAY.match(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{shorten(ascii(value), 60)} is not allowed; expected a time of day such as 06:00.")
+        raise ValueError(f"{show(value)} is not allowed; expected a time of day such as 06:00.")
     return int(match[1]) * 60 + int(match[2])
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{shorten(json.dumps(value, default=str), 60)} is not allowed; expected true or false.")
+        raise ValueError(f"{show(value)} is not allowed; expected true or false.")
     return value
 
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
-    "name": _name,
+    "name": field_readers.name,
     "cron": _cron,
-    "every": _whole_seconds(MIN_EVERY, MAX_EVERY),
+    "every": whole_seconds(MIN_EVERY, MAX_EVERY),
     "anchor": lambda value: _moment(value) // clock.SECOND * clock.SECOND,
     "tz": _zone,
-    "spread": _whole_seconds(0, MAX_SPREAD),
+    "spread": whole_seconds(0, MAX_SPREAD),
     "starts_at": _moment,
     "ends_at": _moment,
-    "overlap": _choice(*OVERLAPS),
-    "catch_up": _choice(*CATCH_UPS),
-    "catch_up_window": _whole_seconds(0, MAX_EVERY),
-    "catch_up_max": _number(1, MAX_CATCH_UP),
+    "overlap": choice(*OVERLAPS),
+    "catch_up": choice(*CATCH_UPS),
+    "catch_up_window": whole_seconds(0, MAX_EVERY),
+    "catch_up_max": whole_number(1, MAX_CATCH_UP),
     "not_later_than": _time_of_day,
-    "late_after": _whole_seconds(1, MAX_EVERY),
-    "failing_after": _number(0, 1000),
+    "late_after": whole_seconds(1, MAX_EVERY),
+    "failing_after": whole_number(0, 1000),
     "enabled": _flag,
     "note": _words,
     "owner": _words,

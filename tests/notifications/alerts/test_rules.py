@@ -77,7 +77,7 @@ def test_events_and_durations_may_be_texts() -> None:
         ({"after": "many"}, "after", "from 1 to 1,000"),
         ({"command": "x" * 2001}, "command", "at most 2,000 characters"),
         ({"command": "a\0b"}, "command", "expected a pattern"),
-        ({"on": "queue-old", "older_than": "5s"}, "older_than", "expected whole seconds or a duration, 1 min to 30 d"),
+        ({"on": "queue-old", "older_than": "5s"}, "older_than", "expected a duration from 1 min to 30 d"),
         ({"on": "queue-old", "older_than": 60.5}, "older_than", "expected whole seconds"),
         ({"quiet_hours": "22-7"}, "quiet_hours", "expected hours and a time zone"),
         ({"quiet_hours": "25:00-07:00"}, "quiet_hours", "expected hours"),
