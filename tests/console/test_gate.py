@@ -40,7 +40,7 @@ OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queu
              "schedules.resume", "schedules.run", "schedules.run_fires", "notifications.send_again", "channels.test",
              "channels.drop_backlog", "rules.mute", "rules.unmute", "job.watch", "job.unwatch",
              "job.edit", "job.save", "job.reveal",
-             "batches.close", "batches.requeue_dead", "batches.cancel", "chains.cancel_below",
+             "batches.close", "batches.requeue_dead", "batches.cancel", "acts.cancel_below",
              "submit.start_demo", "submit.clear_demo"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",

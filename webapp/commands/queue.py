@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Optional
 
 import click
 
 from webapp.commands import limits
-from webapp.commands.shared.core import actor, as_utf8, core, json_option, limit_option, read_session
+from webapp.commands.shared.core import actor, as_utf8, core, first_views, json_option, limit_option, read_session
 from webapp.commands.shared.output import Column, ago, present, print_json, say, span, two_digits
 from webapp.core.flow.limits import OF_QUEUE
 from webapp.lib import clock
@@ -17,9 +18,6 @@ from webapp.lib.text import plural
 if TYPE_CHECKING:
     from webapp.insight.queues import QueueView
     from webapp.insight.retry_preview import Preview
-
-
-PAGE = 500  # queues that are read at once
 
 
 @click.group(epilog="Example: manage.py queue pause mail")
@@ -40,15 +38,8 @@ def list_queues(like: str, show: Optional[str], limit: Optional[int], as_json: b
 
     wanted = QueueFilter(like, show or "")
     with read_session() as session:
-        views: list[QueueView] = []
-        after: Optional[str] = None
-        while True:
-            size = PAGE if limit is None else min(PAGE, limit - len(views))
-            page = page_of_queues(session, wanted, limit=size, after=after)
-            views, after = views + page.views, page.older
-            if after is None or len(views) == limit:
-                break
-        more = count_queues(session, wanted) - len(views) if after is not None else 0
+        views, is_cut = first_views(partial(page_of_queues, session, wanted), limit)
+        more = count_queues(session, wanted) - len(views) if is_cut else 0
     columns = [
         Column("QUEUE", lambda view: view.queue.name),
         Column("STATE", lambda view: "active" if view.queue.paused_at is None else "paused"),

@@ -27,6 +27,7 @@ from webapp.insight import requeue_impact
 from webapp.jobs import actions, activity, filters, job_detail, lifecycle, queries, search
 from webapp.jobs import canary as canaries
 from webapp.jobs.filters import FilterError, JobFilter
+from webapp.jobs.flow import chains
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from webapp.lib.text import plural
@@ -80,6 +81,27 @@ def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
         hidden=[("at", request.form.get("at", ""))],
         back=came_from(url_for("job.show", job_id=job.id)),
     )
+
+
+@acts.post("/job/<job_id>/cancel-below")
+@needs("operator")
+def cancel_below(job_id: str) -> ResponseReturnValue:
+    """Cancel all blocked jobs that follow a job, directly or not, after confirmation."""
+    back = url_for("job.show", job_id=job_id)
+    with reading() as session:
+        ids = chains.blocked_below(session, job_detail.existing(session, job_id))
+        examples = list(session.scalars(select(Job).where(Job.id.in_(ids[-EXAMPLES:])).order_by(Job.seq)))
+    if not ids:
+        return htmx.refused(f"No blocked job follows {job_id}. Nothing changed.")
+    if "confirmed" not in request.form:
+        what = plural(len(ids), "job")
+        text = f"They follow {job_id}, directly or not, and will not run. You can undo this."
+        more = len(ids) - len(examples)
+        title, button = f"Cancel {what} below {job_id}?", f"Cancel {what}"
+        return htmx.ask(title, text, button, examples=examples, more=more, danger=True, back=back)
+    result = chains.cancel_below(ids, actor(), ACTION_TIMEOUT_SECONDS)
+    rest = "" if result.done else " so far. The rest follows in the background"
+    return htmx.done(f"Cancelled {plural(result.moved, 'job')}{rest}.", back=back, undo=result.undo)
 
 
 @acts.post("/jobs/<verb_path>")

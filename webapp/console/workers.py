@@ -80,13 +80,10 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
         if state is None:
             raise lifecycle.NotFound(f"worker {worker_id!r} does not exist.")
         return htmx.refused(f"Worker {worker_id} is already {fleet.state_text(state)}. Nothing changed.")
-    pool = _pool(outcome.scaled[0]) if outcome.scaled else ""
-    undo = _undo(outcome.scaled[0]) if outcome.scaled else None
+    scaled = outcome.scaled[0] if outcome.scaled else None
+    pool = f" Pool {scaled.before} → {scaled.after}." if scaled is not None else ""
+    undo = _undo(scaled) if scaled is not None else None
     return htmx.done(f"Worker {worker_id} {effect}{pool}", back=url_for("workers.index"), undo=undo)
-
-
-def _pool(scaled: worker_actions.Scaled) -> str:
-    return f" Pool {scaled.before} → {scaled.after}."
 
 
 def _undo(scaled: worker_actions.Scaled) -> Optional[htmx.Undo]:

@@ -122,14 +122,5 @@ def newest_first(wanted: AuditFilter) -> Iterator[list[Audit]]:
 
 def as_json(row: Audit) -> dict[str, Any]:
     """A line for exports and the API."""
-    return {
-        "id": row.id,
-        "at": clock.to_iso(row.at),
-        "actor": row.actor,
-        "verb": row.verb,
-        "subject": row.subject,
-        "outcome": row.outcome,
-        "face": row.face,
-        "address": row.address,
-        "detail": json.loads(row.detail) if row.detail else None,
-    }
+    shown = clock.columns(row, "id", "at", "actor", "verb", "subject", "outcome", "face", "address")
+    return {**shown, "detail": json.loads(row.detail) if row.detail else None}

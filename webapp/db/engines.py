@@ -26,7 +26,7 @@ from webapp.config import Config
 from webapp.core.storage import postgresql, relocated, sqlite
 from webapp.core.storage.database import Database, open_database
 from webapp.core.storage.locks import BUSY, BUSY_TIMEOUT, Busy
-from webapp.core.storage.transaction import CommitUnanswered, raise_relocated
+from webapp.core.storage.transaction import CommitUnanswered, Transaction, raise_relocated, transaction_on
 from webapp.lib import clock
 
 
@@ -253,6 +253,13 @@ def raising_as_sqlalchemy() -> Iterator[None]:
                 raise DBAPIError.instance("", None, error, base, dialect=dialect) from error
             cause = error.__cause__ or error  # without a statement, for `db_errors.may_have_been_done()`
             raise DBAPIError.instance(None, None, cause, base, connection_invalidated=True, dialect=dialect) from cause
+
+
+@contextmanager
+def changing() -> Iterator[Transaction]:
+    """One durable transaction in plain SQL on `database()`, with the errors of `writing()`."""
+    with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
+        yield transaction
 
 
 def _begin_with(engine: Engine, statement: str) -> None:

@@ -36,8 +36,36 @@ def serves(queues: Optional[list[str]], order: Optional[str]) -> str:
     return " : ".join(f"{queue} {weight}" for queue, weight in zip(queues, how)) if how else ", ".join(queues)
 
 
+class _Started:
+    """What a worker, or the workers of a supervisor, were started with."""
+
+    @property
+    def _options(self) -> Union[Supervisor, Worker]:
+        """The row that has it."""
+        raise NotImplementedError
+
+    @property
+    def queues(self) -> Optional[list[str]]:
+        """The queues that they serve; None: all."""
+        return json.loads(self._options.queues) if self._options.queues else None
+
+    @property
+    def serves(self) -> str:
+        """The queues and their order, for people."""
+        return serves(self.queues, self._options.queue_order)
+
+    @property
+    def given_labels(self) -> list[str]:
+        return json.loads(self._options.labels) if self._options.labels else []
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All labels, that of the host included."""
+        return labels.of_worker(self.given_labels, self._options.host)
+
+
 @dataclass(frozen=True)
-class WorkerView:
+class WorkerView(_Started):
     """A worker with its running jobs. `alive`: its last heartbeat is younger than the lease; for display only."""
 
     worker: Worker
@@ -45,24 +73,8 @@ class WorkerView:
     alive: bool
 
     @property
-    def queues(self) -> Optional[list[str]]:
-        """Queues that it serves; None: all."""
-        return json.loads(self.worker.queues) if self.worker.queues else None
-
-    @property
-    def serves(self) -> str:
-        """Its queues and their order, as a text."""
-        return serves(self.queues, self.worker.queue_order)
-
-    @property
-    def given_labels(self) -> list[str]:
-        """Labels that it was started with."""
-        return json.loads(self.worker.labels) if self.worker.labels else []
-
-    @property
-    def labels(self) -> frozenset[str]:
-        """All its labels, the label of its host included."""
-        return labels.of_worker(self.given_labels, self.worker.host)
+    def _options(self) -> Worker:
+        return self.worker
 
     @property
     def busy(self) -> int:
@@ -116,7 +128,7 @@ def _why_short(session: Session, worker: Worker) -> str:
 
 
 @dataclass
-class SupervisorView:
+class SupervisorView(_Started):
     """A supervisor with its running workers. `row` is None when it shuts down or runs an older version."""
 
     id: str
@@ -126,28 +138,8 @@ class SupervisorView:
 
     @property
     def _options(self) -> Union[Supervisor, Worker]:
-        """A row with the options that it was started with; its workers have the same ones."""
+        """Its own, or that of a worker, which has the same options."""
         return self.row if self.row is not None else self.workers[0].worker
-
-    @property
-    def queues(self) -> Optional[list[str]]:
-        """Queues that its workers serve; None: all."""
-        return json.loads(self._options.queues) if self._options.queues else None
-
-    @property
-    def serves(self) -> str:
-        """The queues and their order, as a text."""
-        return serves(self.queues, self._options.queue_order)
-
-    @property
-    def given_labels(self) -> list[str]:
-        """Labels that its workers were started with."""
-        return json.loads(self._options.labels) if self._options.labels else []
-
-    @property
-    def labels(self) -> frozenset[str]:
-        """All labels of its workers, the label of the host included."""
-        return labels.of_worker(self.given_labels, self.host)
 
     @property
     def slots(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Optional
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from webapp.lib import ip_addresses
 
 _PORTS = {"smtp": 587, "smtps": 465}
 
@@ -46,9 +47,5 @@ def parse(url: str) -> SmtpServer:
 
 
 def _is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = ip_addresses.parse(host)
+    return host == "localhost" or (address is not None and address.is_loopback)

@@ -8,15 +8,13 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Optional
 
 from webapp.core import events
 from webapp.core.job_spec import FieldError, SpecError, load_json
 from webapp.core.notices import SYSTEM_QUEUE
-from webapp.core.storage.transaction import Transaction, transaction_on
-from webapp.db.engines import database, raising_as_sqlalchemy
+from webapp.core.storage.transaction import Transaction
+from webapp.db.engines import changing
 from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.lib import clock
 from webapp.lib.text import shorten
@@ -51,6 +49,7 @@ INSERT INTO notification_rules (name, channel_id, events, spec, created_at, crea
 VALUES (:name, :channel, :events, :spec, :now, :actor, :now, :actor)
 ON CONFLICT (name) DO NOTHING
 """
+_JOB = "SELECT seq, state, queue, finished_at FROM jobs WHERE id = :name"
 _EDIT_RULE = """
 UPDATE notification_rules SET channel_id = :channel, events = :events, spec = :spec, changed_at = :now,
                               changed_by = :actor
@@ -80,12 +79,6 @@ class NameTaken(SpecError):
     """Another channel or rule has this name."""
 
 
-@contextmanager
-def _changing() -> Iterator[Transaction]:
-    with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
-        yield transaction
-
-
 # --- channels --------------------------------------------------------------------------------------------------------
 
 
@@ -94,13 +87,13 @@ def add_channel(spec: ChannelSpec, actor: str) -> Optional[str]:
 
     Raises NameTaken.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         return _add_channel(transaction, spec, actor)
 
 
 def add_channel_and_rule(channel: ChannelSpec, rule: RuleSpec, actor: str) -> Optional[str]:
     """Add both or nothing. Returns and raises as `add_channel` and `add_rule` do."""
-    with _changing() as transaction:
+    with changing() as transaction:
         secret = _add_channel(transaction, channel, actor)
         _add_rule(transaction, rule, actor)
         return secret
@@ -111,7 +104,7 @@ def edit_channel(name: str, spec: ChannelSpec, actor: str) -> None:
 
     Raises NotFound, and SpecError if the name or the kind differs.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         id_, kind, target, _, cap = _find_channel(transaction, name)
         for field, new, old in (("name", spec.name, name), ("kind", spec.kind, kind)):
             if new != old:
@@ -126,7 +119,7 @@ def edit_channel(name: str, spec: ChannelSpec, actor: str) -> None:
 
 def remove_channel(name: str, actor: str) -> None:
     """Remove a channel with its messages. Raises NotFound, and Conflict while rules or schedules use it."""
-    with _changing() as transaction:
+    with changing() as transaction:
         id_, kind, target, _, cap = _find_channel(transaction, name)
         users = _users_of(transaction, id_, name)
         if users:
@@ -142,7 +135,7 @@ def rotate_secret(name: str, actor: str) -> str:
 
     Raises NotFound, and Conflict if the channel is no webhook.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         id_, kind, *_ = _find_channel(transaction, name)
         if kind != "webhook":
             raise Conflict(f"channel {name} is of the kind {kind}. Only webhooks have a secret.")
@@ -155,8 +148,8 @@ def rotate_secret(name: str, actor: str) -> str:
 
 
 def test_channel(name: str, actor: str) -> int:
-    """Store a test message for a channel; it is sent like all others. Returns its id. Raises NotFound."""
-    with _changing() as transaction:
+    """Store a message that tests a channel; it is sent as all others are. Returns its id. Raises NotFound."""
+    with changing() as transaction:
         id_, *_ = _find_channel(transaction, name)
         found = _add_delivery(transaction, id_, kind="test", detail=json.dumps({"actor": actor}))
         events.record_change(transaction, "test_channel", f"channel:{name}", actor, after={"delivery": found})
@@ -165,7 +158,7 @@ def test_channel(name: str, actor: str) -> int:
 
 def drop_backlog(name: str, actor: str) -> int:
     """Drop the messages that a channel has not sent yet. Returns how many. Raises NotFound."""
-    with _changing() as transaction:
+    with changing() as transaction:
         id_, *_ = _find_channel(transaction, name)
         values = {"id": id_, "now": clock.now(), "why": f"dropped by {actor}"}
         number: int = transaction.execute(_DROP_OF_CHANNEL, values).rowcount
@@ -178,8 +171,8 @@ def drop_backlog(name: str, actor: str) -> int:
 
 
 def add_rule(spec: RuleSpec, actor: str) -> None:
-    """Add a rule. It applies to events from now on. Raises NameTaken, and SpecError if its channel is missing."""
-    with _changing() as transaction:
+    """Add a rule. It tells of what happens from now on. Raises NameTaken, and SpecError if its channel is missing."""
+    with changing() as transaction:
         _add_rule(transaction, spec, actor)
 
 
@@ -190,7 +183,7 @@ def edit_rule(name: str, spec: RuleSpec, actor: str) -> None:
     """
     if spec.name != name:
         raise SpecError([FieldError("name", f"cannot change; this rule is {name}. Add another rule instead.")])
-    with _changing() as transaction:
+    with changing() as transaction:
         values = _rule_values(transaction, spec)
         id_, channel, text, _ = _find_rule(transaction, name)
         before, after, now = _rule_json(name, channel, text), rules.to_json(spec), clock.now()
@@ -201,8 +194,8 @@ def edit_rule(name: str, spec: RuleSpec, actor: str) -> None:
 
 
 def remove_rule(name: str, actor: str) -> None:
-    """Remove a rule. Its waiting messages are dropped; sent ones stay in the history. Raises NotFound."""
-    with _changing() as transaction:
+    """Remove a rule. What it has not sent yet is dropped; what it sent stays in the history. Raises NotFound."""
+    with changing() as transaction:
         id_, channel, text, _ = _find_rule(transaction, name)
         transaction.execute(_DROP_OF_RULE, {"id": id_, "now": clock.now(), "why": f"{actor} removed the rule"})
         transaction.execute("DELETE FROM notification_rules WHERE id = :id", {"id": id_})
@@ -218,7 +211,7 @@ def mute(name: str, until: int, actor: str) -> None:
         raise SpecError([FieldError("until", f"{clock.to_iso(until)} is in the past.")])
     if until > LATEST:
         raise SpecError([FieldError("until", "is after the year 9998.")])
-    with _changing() as transaction:
+    with changing() as transaction:
         id_, *_ = _find_rule(transaction, name)
         transaction.execute(_MUTE, {"id": id_, "until": until, "now": clock.now(), "actor": actor})
         events.record_change(
@@ -227,8 +220,8 @@ def mute(name: str, until: int, actor: str) -> None:
 
 
 def unmute(name: str, actor: str) -> bool:
-    """Unmute a rule: it applies to events from now on. Returns whether it was muted. Raises NotFound."""
-    with _changing() as transaction:
+    """Let a rule send again, from now on. Returns whether it was muted. Raises NotFound."""
+    with changing() as transaction:
         id_, _, _, until = _find_rule(transaction, name)
         if until is None or until <= (now := clock.now()):
             return False
@@ -248,7 +241,7 @@ def send_again(delivery_id: int, actor: str) -> int:
 
     Raises NotFound, and Conflict if it still waits.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         found = transaction.execute(_DELIVERY, {"id": delivery_id}).fetchone()
         if found is None:
             raise NotFound(f"no such message: {delivery_id}.")
@@ -265,9 +258,9 @@ def watch(job_id: str, channel: str, actor: str) -> bool:
 
     Raises NotFound for the job or the channel, and Conflict if the job has ended or sends messages itself.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         channel_id, *_ = _find_channel(transaction, channel, "KEY SHARE")
-        seq, state, queue, finished_at = _find_job(transaction, job_id)
+        seq, state, queue, finished_at = _find(transaction, "job", _JOB, job_id, "KEY SHARE")
         if queue == SYSTEM_QUEUE:
             raise Conflict(f"job {job_id} sends messages, so it cannot be watched.")
         if finished_at is not None:
@@ -280,9 +273,9 @@ def watch(job_id: str, channel: str, actor: str) -> bool:
 
 def unwatch(job_id: str, channel: str, actor: str) -> bool:
     """Send no message when a job ends. Returns whether the channel watched it. Raises as `watch` does, but Conflict."""
-    with _changing() as transaction:
+    with changing() as transaction:
         channel_id, *_ = _find_channel(transaction, channel, "KEY SHARE")
-        seq, *_ = _find_job(transaction, job_id)
+        seq, *_ = _find(transaction, "job", _JOB, job_id, "KEY SHARE")
         gone = transaction.execute(_UNWATCH, {"seq": seq, "channel": channel_id})
         if not gone.rowcount:
             return False
@@ -316,30 +309,20 @@ def _new_secret() -> str:
 
 
 def _find_channel(transaction: Transaction, name: str, lock: str = "UPDATE") -> Any:
-    """The row of a channel, locked until the commit."""
-    found = transaction.execute(_locking(transaction, _CHANNEL, lock), {"name": name}).fetchone()
-    if found is None:
-        raise NotFound(f"no such channel: {shorten(ascii(name), 128)}.")
-    return found
+    return _find(transaction, "channel", _CHANNEL, name, lock)
 
 
 def _find_rule(transaction: Transaction, name: str) -> Any:
-    found = transaction.execute(_locking(transaction, _RULE, "UPDATE"), {"name": name}).fetchone()
+    return _find(transaction, "rule", _RULE, name, "UPDATE")
+
+
+def _find(transaction: Transaction, what: str, statement: str, name: str, lock: str) -> Any:
+    """The row with this name, locked until the commit."""
+    locking = statement if transaction.is_sqlite else f"{statement} FOR {lock}"
+    found = transaction.execute(locking, {"name": name}).fetchone()
     if found is None:
-        raise NotFound(f"no such rule: {shorten(ascii(name), 128)}.")
+        raise NotFound(f"no such {what}: {shorten(ascii(name), 128)}.")
     return found
-
-
-def _find_job(transaction: Transaction, job_id: str) -> Any:
-    statement = "SELECT seq, state, queue, finished_at FROM jobs WHERE id = :id"
-    found = transaction.execute(_locking(transaction, statement, "KEY SHARE"), {"id": job_id}).fetchone()
-    if found is None:
-        raise NotFound(f"no such job: {shorten(ascii(job_id), 128)}.")
-    return found
-
-
-def _locking(transaction: Transaction, statement: str, lock: str) -> str:
-    return statement if transaction.is_sqlite else f"{statement} FOR {lock}"
 
 
 def _users_of(transaction: Transaction, channel_id: int, name: str) -> list[str]:

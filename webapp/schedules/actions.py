@@ -7,15 +7,14 @@ ones are recorded in the ledger as skipped, and `run_fires` can run them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from webapp.core import audit_lines, enqueue, events
 from webapp.core.job_spec import FieldError, SpecError
-from webapp.core.storage.transaction import Transaction, transaction_on
-from webapp.db.engines import database, raising_as_sqlalchemy
+from webapp.core.storage.transaction import Transaction
+from webapp.db.engines import changing
 from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
@@ -79,15 +78,9 @@ class _Pause:
     by: Optional[str] = None
 
 
-@contextmanager
-def _changing() -> Iterator[Transaction]:
-    with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
-        yield transaction
-
-
 def add(spec: ScheduleSpec, actor: str) -> None:
     """Add a schedule. Raises SpecError if its name is taken."""
-    with _changing() as transaction:
+    with changing() as transaction:
         _add(transaction, spec, actor)
 
 
@@ -98,13 +91,13 @@ def edit(name: str, spec: ScheduleSpec, actor: str, *, seen: Optional[int] = Non
     """
     if spec.name != name:
         raise SpecError([FieldError("name", f"cannot change; this schedule is {name}. Duplicate it instead.")])
-    with _changing() as transaction:
+    with changing() as transaction:
         _edit(transaction, _find(transaction, name, seen), spec, actor)
 
 
 def remove(name: str, actor: str) -> None:
     """Remove a schedule with its ledger. Its jobs stay. Raises NotFound."""
-    with _changing() as transaction:
+    with changing() as transaction:
         _remove(transaction, _find(transaction, name), actor)
 
 
@@ -113,7 +106,7 @@ def apply(changes: Sequence[Change], actor: str) -> None:
 
     Raises Outdated if a schedule was added or removed since the changes were planned.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         for change in sorted(changes, key=lambda change: change.name):  # one order of locks
             row = decider.named(transaction, change.name, lock=True)
             if (row is not None) != change.known:
@@ -137,7 +130,7 @@ def pause(name: str, actor: str, until: Optional[int] = None) -> bool:
         raise SpecError([FieldError("until", f"{clock.to_iso(until)} is in the past.")])
     if until is not None and until > timing.LATEST:
         raise SpecError([FieldError("until", "is after the year 9998. Pause without an end instead.")])
-    with _changing() as transaction:
+    with changing() as transaction:
         row = _find(transaction, name)
         if is_paused(row.paused_at, row.paused_until, now) and row.paused_until == until:
             return False
@@ -153,7 +146,7 @@ def resume(name: str, actor: str) -> bool:
     Raises NotFound, and Conflict if it is broken.
     """
     now = clock.now()
-    with _changing() as transaction:
+    with changing() as transaction:
         row = _find(transaction, name)
         if row.paused_at is None:
             return False
@@ -169,7 +162,7 @@ def run_now(name: str, actor: str) -> str:
 
     Raises NotFound, and Conflict if it is broken, or a job of it has not ended and its overlap is not `allow`.
     """
-    with _changing() as transaction:
+    with changing() as transaction:
         row = _find(transaction, name)
         spec, now = _readable(row), clock.now()
         _obey_overlap(transaction, spec)
@@ -191,7 +184,7 @@ def run_fires(name: str, actor: str, dues: Sequence[int]) -> list[str]:
     """
     if not 1 <= len(dues) <= MOST_RUN:
         raise Conflict(f"{len(dues):,} fires cannot run at once; choose 1 to {MOST_RUN}.")
-    with _changing() as transaction:
+    with changing() as transaction:
         row = _find(transaction, name)
         spec, now = _readable(row), clock.now()
         ids = [new_job_id() for _ in dues]

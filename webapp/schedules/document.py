@@ -9,16 +9,14 @@ from datetime import date, time
 from functools import cache
 from typing import Any, Optional
 
-from webapp.core.job_spec import FieldError, SpecError
+from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.lib import clock
 from webapp.schedules.actions import Change
 from webapp.schedules.preview import Preview, preview
 from webapp.schedules.spec import ScheduleSpec, parse, to_json
+from webapp.schedules.timing import Timing
 
-DEFAULTS = {
-    "tz": "UTC", "spread": 0, "overlap": "skip", "catch_up": "last", "catch_up_max": 10, "late_after": 300,
-    "failing_after": 1, "enabled": True, "note": "", "owner": "",
-}  # fmt: skip
+DEFAULTS = to_json(ScheduleSpec(Timing(name=""), JobSpec(command="")))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
 import click
@@ -15,6 +16,7 @@ from webapp.commands.shared.core import (
     as_utf8,
     core,
     count_option,
+    first_views,
     json_option,
     limit_option,
     parsed,
@@ -61,7 +63,6 @@ _timing = with_options(
     click.option("--owner", metavar="NAME"),
     click.option("--command", help="Shell command to run."),
 )
-PAGE = 500  # schedules of one read
 
 
 def _object(_context: click.Context, _parameter: click.Parameter, value: Optional[str]) -> Optional[str]:
@@ -186,16 +187,9 @@ def list_schedules(like: str, show_only: Optional[str], limit: Optional[int], as
     """List schedules by name, with their next and last fire."""
     from webapp.schedules import views
 
-    found: list[ScheduleView] = []
-    after: Optional[str] = None
     with read_session() as session:
-        while True:
-            size = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = views.page(session, like=like, show=show_only or "", limit=size, after=after)
-            found, after = found + page.views, page.older
-            if after is None or len(found) == limit:
-                break
-        more = views.count(session, like, show_only or "") - len(found) if after is not None else 0
+        found, is_cut = first_views(partial(views.page, session), limit, like=like, show=show_only or "")
+        more = views.count(session, like, show_only or "") - len(found) if is_cut else 0
     now = clock.now()
     columns = [
         Column("SCHEDULE", lambda view: view.row.name),

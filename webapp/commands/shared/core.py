@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from webapp.jobs.actions import Result
     from webapp.jobs.lifecycle import Outcome
 
+PAGE = 500  # rows of one read
 Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 
 
@@ -188,6 +189,18 @@ def limit_option(default: int, most: Optional[int] = None) -> Callable[[Command]
 
     help_ = f"Maximum number of rows.  [default: {default}; with --json: all]"
     return click.option("--limit", type=click.IntRange(1, most), callback=choose, help=help_)
+
+
+def first_views(read: Callable[..., Any], limit: Optional[int], **wanted: Any) -> tuple[list[Any], bool]:
+    """The first `limit` views of a list (None: all) that `read` returns in pages, and whether there are more."""
+    found: list[Any] = []
+    after: Optional[str] = None
+    while True:
+        size = PAGE if limit is None else min(PAGE, limit - len(found))
+        page = read(limit=size, after=after, **wanted)
+        found, after = found + page.views, page.older
+        if after is None or len(found) == limit:
+            return found, after is not None
 
 
 def parsed(metavar: str, read: Callable[[str], Any]) -> dict[str, Any]:

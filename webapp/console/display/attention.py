@@ -83,13 +83,11 @@ def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Ne
             for row in schedules.needing_attention(session, MOST_SCHEDULES)
         ],
         channels=[
-            (view.row.name, failure) for view in notifications.failing_channels(session) if (failure := _answer(view))
+            (view.row.name, view.failure.answer or "no answer")
+            for view in notifications.failing_channels(session)
+            if view.failure is not None
         ],
     )
-
-
-def _answer(view: notifications.ChannelView) -> str:
-    return "" if view.failure is None else view.failure.answer or "no answer"
 
 
 def _is_overdue(session: Session, state: str) -> bool:

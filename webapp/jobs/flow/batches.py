@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 
 from webapp.core.flow import batches as core_batches
 from webapp.core.states import STATES, TERMINAL
-from webapp.core.storage.transaction import transaction_on
-from webapp.db.engines import database, raising_as_sqlalchemy
+from webapp.db.engines import changing
 from webapp.db.models import Batch, BatchCallback, Job
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
@@ -169,8 +168,8 @@ def callbacks(session: Session, name: str) -> Sequence[BatchCallback]:
 
 
 def close(name: str, actor: str) -> bool:
-    """Close a batch: no more jobs can join; its callbacks may run. False: it was already closed. Raises NotFound."""
-    with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
+    """Let no more jobs join; its callbacks may follow. False: it was closed before. Raises NotFound."""
+    with changing() as transaction:
         if core_batches.close(transaction, name, actor):
             return True
         if transaction.execute("SELECT 1 FROM batches WHERE name = :name", {"name": name}).fetchone() is None:
@@ -180,7 +179,7 @@ def close(name: str, actor: str) -> bool:
 
 def create(batch: core_batches.Batch, actor: str) -> None:
     """Make a batch without jobs, or give an open one its callbacks. Raises SpecError."""
-    with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
+    with changing() as transaction:
         core_batches.join(transaction, batch, actor)
 
 
