@@ -13,10 +13,10 @@ from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_queue, make_worker
 from webapp.db.engines import writing
 from webapp.db.models import Queue
-from webapp.insight.rollups import HOUR, MINUTE
 from webapp.jobs import queue_actions
 from webapp.jobs.flow import limits
 from webapp.lib import clock
+from webapp.lib.clock import HOUR, MINUTE
 
 SECOND = clock.SECOND
 

@@ -17,9 +17,9 @@ from webapp.core.storage import db_errors
 from webapp.db.engines import writing
 from webapp.db.models import CommandHour, Event, RetentionMark
 from webapp.insight import failure_groups, rollups, size_limit, trends
-from webapp.insight.rollups import HOUR, MINUTE
 from webapp.jobs import settings
 from webapp.lib import clock
+from webapp.lib.clock import HOUR, MINUTE
 
 SECOND = clock.SECOND
 

@@ -8,9 +8,10 @@ from tests.factories import make_attempt, make_job
 from webapp.db.engines import reading
 from webapp.insight import commands, rollups
 from webapp.insight.commands import CommandView
-from webapp.insight.rollups import HOUR, MINUTE, REST
+from webapp.insight.rollups import REST
 from webapp.insight.windows import RANGES
 from webapp.lib import clock, histograms
+from webapp.lib.clock import HOUR, MINUTE
 
 SECOND = clock.SECOND
 pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("app")]

@@ -11,8 +11,8 @@ from webapp.db.engines import reading
 from webapp.insight import queues, rollups
 from webapp.insight.fleet import workers
 from webapp.insight.queues import QueueFilter
-from webapp.insight.rollups import HOUR
 from webapp.lib import clock
+from webapp.lib.clock import HOUR
 
 pytestmark = pytest.mark.usefixtures("app")
 

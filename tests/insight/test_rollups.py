@@ -21,9 +21,10 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
 from webapp.insight import rollups, trends
-from webapp.insight.rollups import HOUR, MINUTE, Sum
+from webapp.insight.rollups import Sum
 from webapp.insight.windows import RANGES
 from webapp.lib import clock, histograms
+from webapp.lib.clock import HOUR, MINUTE
 from webapp.lib.command_patterns import command_shape
 
 SECOND = clock.SECOND

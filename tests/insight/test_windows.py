@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from webapp.insight import windows
-from webapp.insight.rollups import HOUR, MINUTE, SUMS
+from webapp.insight.rollups import SUMS
 from webapp.lib import clock
+from webapp.lib.clock import HOUR, MINUTE
 
 NOW = clock.parse_iso("2026-11-24T03:12:31Z")
 

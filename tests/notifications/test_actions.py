@@ -25,7 +25,7 @@ from webapp.core.job_spec import SpecError
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.engines import reading
 from webapp.db.models import Alert, Audit, Channel, Delivery, Event, JobWatch, Rule
-from webapp.jobs.lifecycle import NotFound
+from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.lib import clock
 from webapp.notifications import actions, channels, rules
 from webapp.schedules import actions as schedule_actions
@@ -59,7 +59,7 @@ def test_a_webhook_gets_a_secret_that_no_trail_has(app: Flask) -> None:
 
 def test_a_mail_channel_has_no_secret(app: Flask) -> None:
     assert actions.add_channel(channels.parse({"name": "m", "kind": "mail", "to": "a@x.example"}), ACTOR) is None
-    with pytest.raises(actions.Conflict, match="Only webhooks have a secret"):
+    with pytest.raises(Conflict, match="Only webhooks have a secret"):
         actions.rotate_secret("m", ACTOR)
 
 
@@ -92,7 +92,7 @@ def test_a_channel_in_use_stays(app: Flask) -> None:
     make_rule()
     job = {"command": "true", "notify": ["ops"]}
     schedule_actions.add(schedule_spec.parse({"name": "nightly", "every": "1h", "job": job}), ACTOR)
-    with pytest.raises(actions.Conflict, match="used by rule deaths, schedule nightly"):
+    with pytest.raises(Conflict, match="used by rule deaths, schedule nightly"):
         actions.remove_channel("ops", ACTOR)
     actions.remove_rule("deaths", ACTOR)
     schedule_actions.remove("nightly", ACTOR)
@@ -195,7 +195,7 @@ def test_a_message_is_sent_again_as_a_new_one(app: Flask) -> None:
         row = session.get(Delivery, new)
     assert row is not None
     assert (row.state, row.rule_id, row.detail, row.answer) == ("waiting", rule.id, '{"count": 3}', None)
-    with pytest.raises(actions.Conflict, match="still waiting"):
+    with pytest.raises(Conflict, match="still waits"):
         actions.send_again(new, ACTOR)
     with pytest.raises(NotFound, match="no such message: 999"):
         actions.send_again(999, ACTOR)
@@ -211,7 +211,7 @@ def test_a_job_is_watched_until_it_has_ended(app: Flask) -> None:
     make_job("completed", id="job2")
     make_job("pending", id="job3", queue=SYSTEM_QUEUE)
     for job_id, words in (("job2", "has ended: it is completed"), ("job3", "sends messages")):
-        with pytest.raises(actions.Conflict, match=words):
+        with pytest.raises(Conflict, match=words):
             actions.watch(job_id, "ops", ACTOR)
     for job_id, channel in (("none", "ops"), ("job1", "none")):
         with pytest.raises(NotFound, match="'none'"):

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from tests.schedules.conftest import MINUTE, START, Schedules
 from webapp.db.engines import reading
 from webapp.db.models import Audit, Fire
-from webapp.jobs.lifecycle import NotFound
+from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.schedules import actions, decider, spec, views
 from webapp.schedules.decider import decide_all, due_of
 
@@ -43,7 +43,7 @@ def test_a_skipped_fire_runs_once_and_says_who_ran_it_and_why_it_was_skipped(sch
     assert (other.due_at, other.outcome) == (second, "skipped")
     assert [(job.id, job.created_by, job.schedule) for job in schedules.jobs()] == [(job_id, "person:ben", "s")]
     schedules.end()
-    with pytest.raises(actions.Conflict, match=f"as {job_id}"):
+    with pytest.raises(Conflict, match=f"as {job_id}"):
         actions.run_fires("s", "person:ben", [first])
     assert len(schedules.jobs()) == 1
     with reading() as session:
@@ -62,10 +62,10 @@ def test_a_missed_fire_runs_too(schedules: Schedules) -> None:
 
 def test_running_fires_obeys_the_overlap(schedules: Schedules) -> None:
     dues = paused(schedules, 3)
-    with pytest.raises(actions.Conflict, match="one fire at a time"):
+    with pytest.raises(Conflict, match="one fire at a time"):
         actions.run_fires("s", "person:ana", dues)
     (job_id,) = actions.run_fires("s", "person:ana", dues[-1:])
-    with pytest.raises(actions.Conflict, match=f"{job_id} has not ended"):
+    with pytest.raises(Conflict, match=f"{job_id} has not ended"):
         actions.run_fires("s", "person:ana", dues[:1])
     assert schedules.outcomes() == ["skipped paused", "skipped paused", "caught_up run by person"]
     assert len(schedules.jobs()) == 1
@@ -74,11 +74,11 @@ def test_running_fires_obeys_the_overlap(schedules: Schedules) -> None:
 def test_several_fires_run_together_or_none_of_them(schedules: Schedules) -> None:
     dues = paused(schedules, 3, overlap="allow")
     actions.run_fires("s", "person:ana", dues[1:2])
-    with pytest.raises(actions.Conflict, match="has run already"):
+    with pytest.raises(Conflict, match="has run already"):
         actions.run_fires("s", "person:ana", dues)
     with pytest.raises(NotFound, match="no fire at"):
         actions.run_fires("s", "person:ana", [dues[0], dues[2] + 1])
-    with pytest.raises(actions.Conflict, match="choose 1 to 100"):
+    with pytest.raises(Conflict, match="choose 1 to 100"):
         actions.run_fires("s", "person:ana", range(101))
     assert len(schedules.jobs()) == 1
     assert len(actions.run_fires("s", "person:ana", [dues[0], dues[2]])) == 2
@@ -93,7 +93,7 @@ def test_two_users_run_a_fire_once(app: Flask, schedules: Schedules) -> None:
         with app.app_context():
             try:
                 return len(actions.run_fires("s", actor, [due]))
-            except actions.Conflict:
+            except Conflict:
                 return 0
 
     with ThreadPoolExecutor(4) as pool:

@@ -15,7 +15,7 @@ from webapp.core.statements import RULE_MOVE, RULE_RESTORE, SKIP_DUE_FIRES
 from webapp.core.storage.transaction import Connection, Transaction
 from webapp.db.engines import reading, writing
 from webapp.db.models import Event, Fire, Schedule
-from webapp.jobs.lifecycle import NotFound
+from webapp.jobs.lifecycle import Conflict, NotFound
 from webapp.lib import clock, time_zones
 from webapp.schedules import actions, decider, health, spec
 from webapp.schedules.decider import Decider, Row, decide_all, due_of
@@ -173,7 +173,7 @@ def test_run_now_follows_the_overlap_rule(schedules: Schedules) -> None:
     """A rival started one schedule three times in this way."""
     schedules.add()
     job_id = actions.run_now("s", "person:ana")
-    with pytest.raises(actions.Conflict, match=job_id):
+    with pytest.raises(Conflict, match=job_id):
         actions.run_now("s", "person:ana")
     schedules.later(1)
     assert schedules.outcomes() == ["fired run now by person", "skipped overlap"]

@@ -114,8 +114,7 @@ def run_job_now(job_id: str) -> Response:
 
 @routes.on("POST", "/jobs/<job_id>/cancel-below", {200: Outcome}, scope="operate", repeatable=True)
 def cancel_jobs_below(job_id: str) -> Response:
-    """Cancel the blocked jobs that depend on a job, directly or indirectly, in one action."""
-    request_body.no_body()
+    """Cancel the blocked jobs that follow a job, directly or not, in one action."""
     with reading() as session:
         ids = chains.blocked_below(session, job_detail.existing(session, job_id))
     return request_body.answer(serializers.outcome(chains.cancel_below(ids, actor())))
@@ -146,7 +145,6 @@ def edit_job(job_id: str) -> Response:
 
 
 def _move_one(verb: str, job_id: str) -> Response:
-    request_body.no_body()
     result = actions.apply(verb, [job_id], actor())
     check_moved(verb, job_id, result)
     moved = {**job_json(job_id), "action": result.action_id}
@@ -216,14 +214,12 @@ def get_act(act_id: int) -> Any:
 @routes.on("POST", f"{ACT}/undo", {200: ActAnswer, 202: ActAnswer}, scope="operate", repeatable=True)
 def undo_act(act_id: int) -> Response:
     """Undo an action for all jobs that have not started or changed since. The undo is an action, too."""
-    request_body.no_body()
     return _progress(actions.undo(act_id, actor(), REQUEST_SECONDS))
 
 
 @routes.on("POST", f"{ACT}/stop", {200: ActAnswer}, scope="operate", repeatable=True)
 def stop_act(act_id: int) -> Response:
     """Stop a running action. Jobs that it has changed stay changed."""
-    request_body.no_body()
     if not actions.stop(act_id, actor()):
         raise Problem("conflict", "The action has already ended. Nothing was changed.")
     return act_answer(act_id, 200)

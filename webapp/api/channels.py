@@ -38,7 +38,7 @@ class ChannelRequest(Schema):
     )
 
 
-class Channel(fields.Answer):
+class Channel(fields.Stamped):
     name = fields.text("the name")
     kind = fields.text("kind of target", enum=list(channels.KINDS))
     to = fields.strings("mail addresses")
@@ -49,10 +49,6 @@ class Channel(fields.Answer):
     waiting = fields.integer("messages that it has not sent yet")
     last_sent_at = fields.time("when it sent its last message", null=True)
     failure = fields.text("what the receiver answered, if the last message failed; null: it works", null=True)
-    created_at = fields.time("when it was added")
-    created_by = fields.text("who added it")
-    changed_at = fields.time("when it was last changed")
-    changed_by = fields.text("who changed it last")
 
 
 class NewChannel(Channel):
@@ -111,22 +107,19 @@ def remove_channel(name: str) -> Response:
 
 @routes.on("POST", "/channels/<name>/rotate-secret", {200: Secret}, scope="admin", errors=(409,))
 def rotate_secret(name: str) -> Any:
-    """Give a webhook a new secret. For a day, messages are signed with both secrets."""
-    request_body.no_body()
+    """Give a webhook a new secret. For a day, messages have signatures of both secrets."""
     return {"secret": actions.rotate_secret(name, actor())}
 
 
 @routes.on("POST", "/channels/<name>/test", {201: WholeMessage}, scope="operate", repeatable=True)
 def test_channel(name: str) -> Response:
     """Send a test message. Get the message again until its `state` is not `waiting`."""
-    request_body.no_body()
     return request_body.answer(message(actions.test_channel(name, actor())), 201)
 
 
 @routes.on("POST", "/channels/<name>/drop-backlog", {200: Dropped}, scope="operate")
 def drop_backlog(name: str) -> Any:
     """Drop the messages that a channel has not sent yet."""
-    request_body.no_body()
     return {"dropped": actions.drop_backlog(name, actor())}
 
 

@@ -44,6 +44,15 @@ time = partial(_required, fields.String, format="date-time")
 strings = partial(_required, partial(fields.List, fields.String))
 
 
+class Stamped(Answer):
+    """What an admin has added."""
+
+    created_at = time("when it was added")
+    created_by = text("who added it")
+    changed_at = time("when it was last changed")
+    changed_by = text("who changed it last")
+
+
 def list_of(schema: type[Schema], about: str) -> fields.List[Any]:
     return fields.List(fields.Nested(schema), required=True, metadata={"description": about})
 

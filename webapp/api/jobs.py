@@ -247,10 +247,8 @@ class JobDetail(Job):
     timeline = fields.list_of(TimelineEntry, "everything that happened to the job, oldest first")
 
 
-class JobPage(fields.Answer):
+class JobPage(pagination.Page):
     jobs = fields.list_of(Job, "in the order of the state")
-    next = fields.text("cursor of the next page", null=True)
-    previous = fields.text("cursor of the previous page", null=True)
     search_capped = fields.boolean("whether the search stopped before the page was full; `next` continues there")
 
 

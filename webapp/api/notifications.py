@@ -56,7 +56,7 @@ class RuleRequest(Schema):
     quiet_hours = fields.optional(ma.String, "in these hours messages wait, such as `22:00-07:00 Europe/Berlin`")
 
 
-class Rule(fields.Answer):
+class Rule(fields.Stamped):
     name = fields.text("the name")
     on = fields.strings("events")
     channel = fields.text("channel that gets the messages")
@@ -68,10 +68,6 @@ class Rule(fields.Answer):
     quiet_hours = fields.text("in these hours messages wait", null=True)
     muted_until = fields.time("muted until this time", null=True)
     open_alerts = fields.integer("alerts that have not ended")
-    created_at = fields.time("when it was added")
-    created_by = fields.text("who added it")
-    changed_at = fields.time("when it was last changed")
-    changed_by = fields.text("who changed it last")
 
 
 class MuteRequest(Schema):
@@ -123,10 +119,8 @@ class MessageQuery(Schema):
     cursor = pagination.cursor_field()
 
 
-class MessagePage(fields.Answer):
+class MessagePage(pagination.Page):
     notifications = fields.list_of(Message, "newest first")
-    next = fields.text("cursor of the next page", null=True)
-    previous = fields.text("always null", null=True)
 
 
 class Alert(fields.Answer):
@@ -212,8 +206,7 @@ def mute_rule(name: str) -> Any:
 
 @routes.on("POST", "/rules/<name>/unmute", {200: Rule}, scope="operate")
 def unmute_rule(name: str) -> Any:
-    """Unmute a rule. It applies to events from now on."""
-    request_body.no_body()
+    """Let a rule send again, from now on."""
     actions.unmute(name, actor())
     return _rule(name)
 
@@ -259,7 +252,6 @@ def get_notification(delivery_id: int) -> Any:
 )
 def send_again(delivery_id: int) -> Response:
     """Send a message again, as a new one. 409 while it waits."""
-    request_body.no_body()
     return request_body.answer(message(actions.send_again(delivery_id, actor())), 201)
 
 
@@ -274,7 +266,6 @@ def list_alerts() -> Any:
 @routes.on("PUT", "/jobs/<job_id>/notify/<name>", {204: None}, scope="operate", errors=(409,))
 def watch_job(job_id: str, name: str) -> Response:
     """Send a message to the channel `name` when a job ends. 409 if it has ended."""
-    request_body.no_body()
     actions.watch(job_id, name, actor())
     return Response(status=204)
 

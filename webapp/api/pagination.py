@@ -11,12 +11,17 @@ from urllib.parse import urlencode
 from flask import Response, request
 from marshmallow import fields as ma
 
-from webapp.api import request_body
+from webapp.api import fields, request_body
 from webapp.api.problems import field_problem
 from webapp.web.request_info import below_root
 
 LINKS = {"Link": {"description": "URLs of the next and the previous page", "schema": {"type": "string"}}}
 NEXT = {"Link": {"description": "URL of the next page, if there is one", "schema": {"type": "string"}}}
+
+
+class Page(fields.Answer):
+    next = fields.text("cursor of the next page", null=True)
+    previous = fields.text("cursor of the previous page; always null in lists that are read one way", null=True)
 
 
 def cursor_field() -> ma.String:

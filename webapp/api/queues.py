@@ -14,13 +14,12 @@ from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.api.workers import Worker
-from webapp.core import job_spec
 from webapp.core.flow import retry_rules
 from webapp.db.engines import reading
 from webapp.insight import commands, retry_preview
 from webapp.insight.queues import SHOWN, QueueFilter, page_of_queues, view_of
 from webapp.insight.windows import RANGES
-from webapp.jobs import lifecycle, queue_actions
+from webapp.jobs import queue_actions
 from webapp.lib import clock
 from webapp.web import serializers
 
@@ -58,10 +57,8 @@ class QueueQuery(Schema):
     cursor = pagination.cursor_field()
 
 
-class QueuePage(fields.Answer):
+class QueuePage(pagination.Page):
     queues = fields.list_of(Queue, "by name")
-    next = fields.text("cursor of the next page", null=True)
-    previous = fields.text("cursor of the previous page", null=True)
 
 
 class Quantiles(fields.Answer):
@@ -167,7 +164,6 @@ def resume_queue(name: str) -> Any:
 @routes.on("DELETE", "/queues/<name>", {204: None}, scope="operate", errors=(409,))
 def remove_queue(name: str) -> Response:
     """Remove a queue without unfinished jobs. Its finished jobs stay; its next job creates it again."""
-    _check_name(name)
     queue_actions.remove_queue(name, actor())
     return Response(status=204)
 
@@ -180,16 +176,14 @@ def get_retry_rules(name: str) -> Any:
 
 @routes.on("PUT", "/queues/<name>/retry", {200: RetryRules}, scope="admin", body=RetryRulesRequest)
 def set_retry_rules(name: str) -> Any:
-    """Set the retry rules of a queue. They apply from the next failure; null removes them."""
-    _check_name(name)
+    """Set the retry rules of a queue. They count from the next failure; null removes them."""
     queue_actions.set_retry_rules(name, _sent_rules(), actor())
     return _retry_rules(name)
 
 
 @routes.on("POST", "/queues/<name>/retry/preview", {200: RetryPreview}, scope="read", body=RetryRulesRequest)
 def preview_retry_rules(name: str) -> Any:
-    """Preview what retry rules would have done with the last 1,000 failed attempts of a queue. This changes nothing."""
-    _check_name(name)
+    """Get what retry rules would have done to the last 1,000 failed attempts of a queue. This changes nothing."""
     rules = _sent_rules()
     with reading() as session:
         queue_actions.retry_rules_of(session, name)
@@ -201,33 +195,19 @@ def _sent_rules() -> retry_rules.RetryRules:
 
 
 def _retry_rules(name: str) -> dict[str, Any]:
-    _check_name(name)
     with reading() as session:
         rules = queue_actions.retry_rules_of(session, name)
     return {"retry": rules.as_json, "lines": rules.lines}
 
 
 def _pause(name: str, *, paused: bool) -> dict[str, Any]:
-    request_body.no_body()
-    _check_name(name)
     change = queue_actions.pause_queue if paused else queue_actions.resume_queue
     if not change(name, actor()):
         state = "paused" if paused else "running"
         raise Problem("conflict", f"Queue {name} is already {state}. Nothing was changed.", state=state)
     with reading() as session:
         view = view_of(session, name)
-    if view is None:
-        raise _not_found(name)
     return serializers.queue(view, clock.now())
-
-
-def _check_name(name: str) -> None:
-    if not job_spec.NAME.match(name):
-        raise _not_found(name)
-
-
-def _not_found(name: str) -> lifecycle.NotFound:
-    return lifecycle.NotFound(f"no such queue: {name[:128]!r}.")
 
 
 @status.on("GET", "/commands", {200: CommandList}, scope="read", query=CommandQuery)

@@ -14,7 +14,7 @@ from marshmallow import Schema
 from webapp.api.fields import NAME_PATTERN
 from webapp.api.gate import JSON
 from webapp.api.idempotency import HEADER, repeatable_view
-from webapp.api.request_body import answer
+from webapp.api.request_body import answer, no_body
 
 PREFIX = "/api/v1"
 BYTES = "application/octet-stream"
@@ -86,6 +86,8 @@ class Noun(Blueprint):
 
             @wraps(view)
             def answering(**arguments: Any) -> Response:
+                if body is None and method in ("POST", "PUT"):
+                    no_body()
                 value = called(**arguments)
                 return value if isinstance(value, Response) else answer(value)
 

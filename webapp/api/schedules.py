@@ -72,7 +72,7 @@ class ScheduleRequest(Schema):
     job = ma.Nested(ScheduledJob, required=True, metadata={"description": "the job that each fire submits"})
 
 
-class Schedule(fields.Answer):
+class Schedule(fields.Stamped):
     name = fields.text("the name")
     cron = ma.String(allow_none=True, metadata={"description": "the expression"})
     every = ma.Integer(allow_none=True, metadata={"description": "the interval in seconds"})
@@ -99,11 +99,7 @@ class Schedule(fields.Answer):
     late_since = fields.time("since when its job has not started in time", null=True)
     long_since = fields.time("since when its job runs longer than usual", null=True)
     failing_since = fields.time("since when its last runs failed", null=True)
-    broken = fields.text("why it is broken; null: it works", null=True)
-    created_at = fields.time("when it was added")
-    created_by = fields.text("who added it")
-    changed_at = fields.time("when it was last changed")
-    changed_by = fields.text("who changed it last")
+    broken = fields.text("why it does nothing; null: it works", null=True)
 
 
 class Fire(fields.Answer):
@@ -131,16 +127,12 @@ class NextQuery(Schema):
     n = fields.bounded("number of fires", 1, MAX_PAGE, load_default=10)
 
 
-class SchedulePage(fields.Answer):
+class SchedulePage(pagination.Page):
     schedules = fields.list_of(Schedule, "by name")
-    next = fields.text("cursor of the next page", null=True)
-    previous = fields.text("cursor of the previous page", null=True)
 
 
-class FirePage(fields.Answer):
+class FirePage(pagination.Page):
     fires = fields.list_of(Fire, "newest first")
-    next = fields.text("cursor of the next page", null=True)
-    previous = fields.text("always null", null=True)
 
 
 class NextFires(fields.Answer):
@@ -220,7 +212,6 @@ def pause_schedule(name: str) -> Any:
 @routes.on("POST", "/schedules/<name>/resume", {200: Schedule}, scope="operate", errors=(409,))
 def resume_schedule(name: str) -> Any:
     """Resume a schedule. It fires from now on."""
-    request_body.no_body()
     actions.resume(name, actor())
     return _one(name)
 
@@ -228,7 +219,6 @@ def resume_schedule(name: str) -> Any:
 @routes.on("POST", "/schedules/<name>/run", {201: Ran}, scope="operate", repeatable=True, errors=(409,))
 def run_schedule(name: str) -> Response:
     """Enqueue the schedule's job now. 409 while a job of it has not ended, unless its overlap is allow."""
-    request_body.no_body()
     return request_body.answer({"job_id": actions.run_now(name, actor())}, 201)
 
 

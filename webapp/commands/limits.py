@@ -8,7 +8,7 @@ import click
 
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import actor, core, json_option, read_session, with_options
-from webapp.commands.shared.output import Column, ago, present, print_json
+from webapp.commands.shared.output import Column, ago, present, tell
 
 if TYPE_CHECKING:
     from webapp.jobs.flow.limit_use import LimitView
@@ -55,10 +55,8 @@ def store(key: str, most: Optional[str], rate: Optional[str], note: Optional[str
 
     with core():
         row = operations.set_limit(key, most, rate, note, actor())
-    if as_json:
-        print_json({"key": row.key, **operations.shown(row)})
-    else:
-        click.echo(f"{row.key}: {describe(row.most, row.rate, row.per)}")
+    words = f"{row.key}: {describe(row.most, row.rate, row.per)}"
+    tell(words, {"key": row.key, **operations.shown(row)}, as_json)
 
 
 @limits.command("list", epilog="Example: manage.py limits list --json")

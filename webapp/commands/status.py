@@ -38,8 +38,8 @@ def status(as_json: bool) -> None:
         states = queries.count_states_exactly(session)
         workers = fleet.workers(session, settings.load(session).lease)
         waited = queries.waited(queries.oldest_pending(session), now)
-        minute = queries.count_finished_since(session, now - serializers.MINUTE)
-        hour = queries.count_finished_since(session, now - serializers.HOUR)
+        minute = queries.count_finished_since(session, now - clock.MINUTE)
+        hour = queries.count_finished_since(session, now - clock.HOUR)
         recent = trends.trend(session, windows.RANGES["1h"])
         paused = queries.paused_queues(session)
         alive = [view for view in workers if view.alive]

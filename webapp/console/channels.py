@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from webapp.console.display.notification_forms import ChannelForm
 from webapp.console.frame import htmx
+from webapp.console.frame.params import checked_field
 from webapp.console.frame.person import actor, needs
 from webapp.console.notifications import added, history
 from webapp.core.job_spec import SpecError
@@ -85,9 +86,7 @@ def change(name: str) -> ResponseReturnValue:
 @needs("viewer")
 def check() -> ResponseReturnValue:
     """Check one field. `editing`: the channel that the form edits."""
-    field, editing = request.args.get("field", ""), request.args.get("editing", "")
-    if field not in ChannelForm.FIELDS:
-        abort(404)
+    field, editing = checked_field(ChannelForm.FIELDS), request.args.get("editing", "")
     stored = None
     if editing:
         with reading() as session:

@@ -209,11 +209,7 @@ def describe(group: str) -> ResponseReturnValue:
 def acknowledge(group: str) -> ResponseReturnValue:
     """Acknowledge a group. 409 if it has newer dead letters than the page showed."""
     seen = whole_number(request.form.get("seen", ""))
-    try:
-        changed = failure_groups.update(group, actor(), acknowledged=True, seen_death=seen)
-    except failure_groups.Recurred as error:
-        return htmx.refused(str(error))
-    if not changed:
+    if not failure_groups.update(group, actor(), acknowledged=True, seen_death=seen):
         return htmx.refused("Already acknowledged. Nothing changed.")
     back = url_for("dead_letters.show", group=group)
     return htmx.done("Acknowledged. It reopens with the next dead letter.", back=back)

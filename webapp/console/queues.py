@@ -21,6 +21,7 @@ from webapp.console.frame.person import actor, needs
 from webapp.core.flow import limits, retry_rules
 from webapp.core.job_spec import DEFAULT_QUEUE
 from webapp.db.engines import reading
+from webapp.db.name_pages import Page
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView, workers
 from webapp.insight.queues import (
@@ -28,7 +29,6 @@ from webapp.insight.queues import (
     MAX_RANKED,
     ORDERS,
     SHOWN,
-    Page,
     QueueFilter,
     QueueView,
     Ranked,
@@ -42,7 +42,6 @@ from webapp.insight.queues import (
 from webapp.jobs import queries, queue_actions, settings
 from webapp.jobs.flow import limit_use
 from webapp.lib import histograms
-from webapp.lib.text import can_be_stored
 from webapp.web.request_info import came_from
 
 pages = Blueprint("queues", __name__)
@@ -71,7 +70,7 @@ def index() -> ResponseReturnValue:
         no_such_page()
     with reading() as session:
         alive = [view for view in workers(session, settings.load(session).lease) if view.alive]
-        found: Union[Page, Ranked]
+        found: Union[Page[QueueView], Ranked]
         if order == "name":
             found = page_of_queues(session, wanted, limit=PAGE, after=after, before=before, with_day=True)
         else:
@@ -94,7 +93,7 @@ def index() -> ResponseReturnValue:
         )
 
 
-def _pager(asked: Mapping[str, str], found: Union[Page, Ranked], *, is_first: bool) -> dict[str, Any]:
+def _pager(asked: Mapping[str, str], found: Union[Page[QueueView], Ranked], *, is_first: bool) -> dict[str, Any]:
     """The links to the pages beside this one, and to the first."""
     if isinstance(found, Page):
         by_name = {**asked, "sort": "name"}
@@ -120,9 +119,7 @@ def show(name: str) -> ResponseReturnValue:
     """One queue. For the parameters see `display/chart_window.py`."""
     asked = AskedWindow.read(request.args, "queues.show", name=name)
     with reading() as session:
-        view = view_of(session, name, with_day=True) if can_be_stored(name) else None
-        if view is None:
-            abort(404, f"There is no queue {name[:128]}. A queue appears with its first job.")
+        view = view_of(session, name, with_day=True)
         alive = [one for one in workers(session, settings.load(session).lease) if one.alive]
         trend = trends.trend(session, asked.window, name)
         limit = limit_use.read(session).of_queue(name)

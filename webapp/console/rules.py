@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from webapp.console.display import notification_text, times
 from webapp.console.display.notification_forms import RuleForm, known_events, quiet_hours_example
 from webapp.console.frame import htmx
-from webapp.console.frame.params import after_now
+from webapp.console.frame.params import after_now, checked_field
 from webapp.console.frame.person import actor, needs
 from webapp.console.notifications import MOST_ALERTS, history
 from webapp.db.engines import reading
@@ -96,9 +96,7 @@ def change(name: str) -> ResponseReturnValue:
 @needs("viewer")
 def check() -> ResponseReturnValue:
     """Check one field, and return what the rule would have sent."""
-    field = request.args.get("field", "")
-    if field not in RuleForm.FIELDS:
-        abort(404)
+    field = checked_field(RuleForm.FIELDS)
     form = RuleForm.read(request.form, name=request.args.get("editing") or None)
     with reading() as session:
         return htmx.fragment("rule/_check.html", problem=form.errors.get(field, ""), **_preview(session, form))

@@ -17,7 +17,7 @@ from webapp.console.display.forms import SubmitForm
 from webapp.console.display.schedule_form import FIELDS, ScheduleForm
 from webapp.console.display.schedule_strip import strip_of
 from webapp.console.frame import htmx
-from webapp.console.frame.params import after_now, whole_number, with_query
+from webapp.console.frame.params import after_now, checked_field, whole_number, with_query
 from webapp.console.frame.person import actor, needs
 from webapp.core.job_spec import SpecError
 from webapp.core.states import FIRE_OUTCOMES
@@ -209,9 +209,7 @@ def change(name: str) -> ResponseReturnValue:
 @needs("viewer")
 def check() -> ResponseReturnValue:
     """Check one field. For fields of time, also return the reading and the next fires."""
-    name = request.args.get("field", "")
-    if name not in FIELDS:
-        abort(404)
+    name = checked_field(FIELDS)
     form = ScheduleForm.read({**request.form, "name": request.form.get("name", "") or "new"}, _stored())
     spec = _timed(form)
     return htmx.fragment(

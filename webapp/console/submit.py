@@ -21,7 +21,7 @@ from webapp.console.display.setting_effects import Timetable
 from webapp.console.display.times import zone_name
 from webapp.console.display.wait_reason import place, start_command
 from webapp.console.frame import htmx
-from webapp.console.frame.params import whole_number
+from webapp.console.frame.params import checked_field, whole_number
 from webapp.console.frame.person import actor, needs
 from webapp.core import labels
 from webapp.core.flow import limits
@@ -121,9 +121,7 @@ def _key_of(key: str, form: SubmitForm) -> str:
 @needs("viewer")
 def check() -> ResponseReturnValue:
     """Check one field. For the number and the rules of retries, also return the schedule."""
-    name = request.args.get("field", "")
-    if name not in FIELDS:
-        abort(404)
+    name = checked_field(FIELDS)
     form = _sent()
     with reading() as session:
         values = settings.load(session)

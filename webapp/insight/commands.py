@@ -17,9 +17,10 @@ from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.engines import is_sqlite
 from webapp.db.models import CommandHour
 from webapp.insight import rollups, trends
-from webapp.insight.rollups import HOUR, REST, Commands, Folded, Sum
+from webapp.insight.rollups import REST, Commands, Folded, Sum
 from webapp.insight.windows import Window
 from webapp.lib import clock
+from webapp.lib.clock import HOUR
 from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape, words_of
 
 MAX_POINTS = 300  # runs of a scatter

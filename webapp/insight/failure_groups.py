@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from webapp.db.engines import writing
 from webapp.db.models import Group, Job, User
-from webapp.jobs.lifecycle import NotFound, in_state, record
+from webapp.jobs.lifecycle import Conflict, NotFound, in_state, record
 from webapp.jobs.queries import COUNT_CAP, Count
 from webapp.lib import clock
 from webapp.lib.text import can_be_stored
@@ -26,7 +26,6 @@ from webapp.lib.text import can_be_stored
 MAX_GROUPS = 500  # in one sorted list
 NEWEST_JOBS = 5_000  # with more groups than that, the list has the groups of this many newest dead letters
 COUNT_BUDGET = 100_000  # index entries that one list counts, shared by its groups
-HOUR = clock.seconds(3600)
 HOURS_BUDGET = 50_000  # index entries for the deaths per hour, shared by the groups of a page
 MAX_NOTE_LENGTH = 2_000  # characters
 ORDERS = ("last", "count")
@@ -96,7 +95,7 @@ class GroupError(ValueError):
         super().__init__(message)
 
 
-class Recurred(Exception):
+class Recurred(Conflict):
     """Another job died after the death that the caller has seen."""
 
 
@@ -235,16 +234,16 @@ def count_deaths(session: Session, key: str) -> Count:
 
 def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
     """Deaths by full hours up to the current one, so that the hours do not shift every minute."""
-    since = clock.now() // HOUR * HOUR + HOUR - clock.DAY
+    since = clock.now() // clock.HOUR * clock.HOUR + clock.HOUR - clock.DAY
     lately = [key for key, at in last_at.items() if at >= since]
     cap = min(max(HOURS_BUDGET // (24 * max(len(lately), 1)), 50), 500)
     counts = {key: [0] * 24 for key in last_at}
     if lately:
         some, parameters = _listed("k", lately)
-        hours, starts = _listed("h", range(since, since + clock.DAY, HOUR))
+        hours, starts = _listed("h", range(since, since + clock.DAY, clock.HOUR))
         statement = text(_DEATHS.format(keys=some, hours=hours))
-        for key, start, number in session.execute(statement, {**parameters, **starts, "cap": cap, "hour": HOUR}):
-            counts[key][(start - since) // HOUR] = number
+        for key, start, number in session.execute(statement, {**parameters, **starts, "cap": cap, "hour": clock.HOUR}):
+            counts[key][(start - since) // clock.HOUR] = number
     return {key: Deaths(since, tuple(numbers), cap) for key, numbers in counts.items()}
 
 

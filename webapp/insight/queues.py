@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Optional
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, text, true
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.statements import OLDEST_PENDING
-from webapp.db import label_sets
+from webapp.db import label_sets, name_pages
 from webapp.db.models import Job, Minute, Queue
+from webapp.db.name_pages import Page
 from webapp.db.text_match import contains
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView
-from webapp.insight.rollups import HALF_HOUR, HOUR
+from webapp.insight.rollups import HALF_HOUR
 from webapp.insight.trends import Day
-from webapp.jobs import queries
+from webapp.jobs import queries, queue_actions
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count, Waiting
 from webapp.lib import clock
+from webapp.lib.clock import HOUR
 
 ORDERS = ("problems", "name", "pending", "oldest", "runs", "failed")
 MAX_RANKED = 1_000  # queues that one rank considers
@@ -76,15 +79,6 @@ class QueueFilter:
         return found
 
 
-@dataclass(frozen=True)
-class Page:
-    """Queues by name. `older` and `newer` are names for `after` and `before`; None: there are no more queues."""
-
-    views: list[QueueView]
-    older: Optional[str]
-    newer: Optional[str]
-
-
 def page_of_queues(
     session: Session,
     wanted: QueueFilter = QueueFilter(),
@@ -93,22 +87,11 @@ def page_of_queues(
     after: Optional[str] = None,
     before: Optional[str] = None,
     with_day: bool = False,
-) -> Page:
-    """One page of queues by name. `after` continues after a name, `before` ends in front of it.
-
-    `with_day`: with their last 24 hours.
-    """
-    backwards, name = before is not None, Queue.name
-    there = name < before if before is not None else name > after if after is not None else true()
-    rows = select(Queue).where(wanted.where(), there).order_by(name.desc() if backwards else name).limit(limit + 1)
-    queues = list(session.scalars(rows))
-    more, queues = len(queues) > limit, queues[:limit]
-    ahead = queues[-1].name if more else None
-    back = queues[0].name if queues and (backwards or after is not None) else None
-    if backwards:
-        queues.reverse()
-        return Page(_views(session, queues, with_day=with_day), back, ahead)
-    return Page(_views(session, queues, with_day=with_day), ahead, back)
+) -> Page[QueueView]:
+    """One page of queues by name. `with_day`: with their last 24 hours."""
+    views = partial(_views, session, with_day=with_day)
+    found = select(Queue).where(wanted.where())
+    return name_pages.read(session, found, Queue.name, views, limit=limit, after=after, before=before)
 
 
 def count_queues(session: Session, wanted: QueueFilter = QueueFilter()) -> int:
@@ -121,10 +104,9 @@ def some_names(session: Session, limit: int, like: str = "") -> list[str]:
     return list(session.scalars(rows))
 
 
-def view_of(session: Session, name: str, *, with_day: bool = False) -> Optional[QueueView]:
-    """A queue by its name."""
-    found = session.scalars(select(Queue).where(Queue.name == name, Queue.removed_at.is_(None))).all()
-    return next(iter(_views(session, found, with_day=with_day)), None)
+def view_of(session: Session, name: str, *, with_day: bool = False) -> QueueView:
+    """A queue by its name. Raises NotFound."""
+    return _views(session, [queue_actions.find(session, name)], with_day=with_day)[0]
 
 
 def _views(session: Session, queues: Sequence[Queue], *, with_day: bool = False) -> list[QueueView]:

@@ -32,11 +32,10 @@ from webapp.db.failure_keys import ADD_DEATHS, adopt_known
 from webapp.db.models import CommandHour, Control, Minute
 from webapp.insight import ended_attempts
 from webapp.lib import clock, histograms
+from webapp.lib.clock import HOUR, MINUTE
 from webapp.lib.command_patterns import command_shape
 from webapp.lib.histograms import Histogram
 
-MINUTE = clock.seconds(60)
-HOUR = 60 * MINUTE
 FOLD_DELAY = clock.seconds(60)  # twice the time that a writer waits for a lock
 KEEP_FOR = 8 * clock.DAY
 FOLD_BATCH = 500  # attempts per transaction: the rows are written in a few milliseconds

@@ -18,9 +18,10 @@ from sqlalchemy.orm import Session
 
 from webapp.db.models import CommandHour, Control, Minute
 from webapp.insight import rollups
-from webapp.insight.rollups import HALF_HOUR, HOUR, MINUTE, Commands, Folded, Sum
+from webapp.insight.rollups import HALF_HOUR, Commands, Folded, Sum
 from webapp.insight.windows import Range, Window
 from webapp.lib import clock, histograms
+from webapp.lib.clock import HOUR, MINUTE
 
 MAX_UNFOLDED = 2000  # attempts after the watermark: 10 to 20 ms
 MAX_READS = 3  # on PostgreSQL a fold may commit between two statements; then read again

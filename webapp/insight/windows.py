@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from webapp.insight.rollups import HALF_HOUR, HOUR, KEEP_FOR, MINUTE, SUMS, half_hours
+from webapp.insight.rollups import HALF_HOUR, KEEP_FOR, SUMS, half_hours
 from webapp.lib import clock
+from webapp.lib.clock import HOUR, MINUTE
 
 # Up to which span the points come from which sums, and how long a step is then: at most 96 steps.
 _STEPS = (

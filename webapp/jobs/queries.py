@@ -36,6 +36,7 @@ from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 
 COUNT_CAP = 10_000
+RECENT_COMMANDS, RECENT_JOBS = 10, 500
 COUNT_SECONDS = 5.0  # that an exact count may take
 MILLION = 1_000_000  # from here a number is shown as '1.2M'
 _SYSTEM = text("SELECT state, count(*) FROM jobs WHERE substr(queue, 1, 1) = '_' GROUP BY state")  # as its index says
@@ -174,10 +175,11 @@ def count_states_exactly(session: Session) -> dict[str, int]:
     }
 
 
-def count_finished_since(session: Session, since: int, states: Sequence[str] = ("completed", "dead")) -> Count:
-    """How many jobs reached one of these terminal states since a time (microseconds)."""
-    counts = [count(session, in_state(state), Job.finished_at >= since, NOT_SYSTEM) for state in states]
-    return Count(sum(one.number for one in counts), any(one.capped for one in counts))
+def count_finished_since(session: Session, since: int) -> Count:
+    """How many jobs completed or died since a time (microseconds)."""
+    return total(
+        count(session, in_state(state), Job.finished_at >= since, NOT_SYSTEM) for state in ("completed", "dead")
+    )
 
 
 _FIRST = "state = 'pending' AND losses = 0 AND limits = ''"  # as the index has it
@@ -265,15 +267,15 @@ def ids_of_batch(session: Session, batch: str, states: Sequence[str]) -> list[st
 # --- some jobs -------------------------------------------------------------------------------------------------------
 
 
-def recent_commands(session: Session, actor: str, limit: int = 10, look_back: int = 500) -> list[Job]:
-    """The newest job for each of the actor's last commands, among the newest `look_back` jobs."""
-    newest = select(Job.seq).order_by(Job.seq.desc()).limit(look_back)
+def recent_commands(session: Session, actor: str) -> list[Job]:
+    """The newest job for each of the actor's last RECENT_COMMANDS commands, among the newest RECENT_JOBS jobs."""
+    newest = select(Job.seq).order_by(Job.seq.desc()).limit(RECENT_JOBS)
     jobs: dict[str, Job] = {}
     for job in session.scalars(
         select(Job).where(Job.seq.in_(newest), Job.created_by == actor).order_by(Job.seq.desc())
     ):
         jobs.setdefault(job.command, job)
-    return list(jobs.values())[:limit]
+    return list(jobs.values())[:RECENT_COMMANDS]
 
 
 def lines_found(session: Session, jobs: Sequence[Job], searched: Sequence[str]) -> dict[int, str]:

@@ -25,6 +25,15 @@ class QueueInUse(Conflict):
     """The queue cannot be removed."""
 
 
+def find(session: Session, name: str, *, lock: bool = False) -> Queue:
+    """Raises NotFound."""
+    there = select(Queue).where(Queue.name == name, Queue.removed_at.is_(None))
+    queue = session.scalar(there.with_for_update() if lock else there) if "\0" not in name else None
+    if queue is None:
+        raise NotFound(f"no such queue: {name[:128]!r}. A queue exists once a job has named it.")
+    return queue
+
+
 def pause_queue(name: str, actor: str) -> bool:
     """Start no more jobs of this queue; running jobs continue. False: it was paused already. Raises NotFound."""
     return _set_pause(name, actor, clock.now())
@@ -37,6 +46,7 @@ def resume_queue(name: str, actor: str) -> bool:
 
 def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
     with writing() as session:
+        find(session, name)
         before = Queue.paused_at.is_(None) if at is not None else Queue.paused_at.is_not(None)
         changed = session.execute(
             update(Queue)
@@ -45,8 +55,6 @@ def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
             .returning(Queue.name)
         ).first()
         if changed is None:
-            if session.scalar(select(Queue.name).where(Queue.name == name, Queue.removed_at.is_(None))) is None:
-                raise _not_found(name)
             return False
         settings.bump_revision(session)
         paused = at is not None
@@ -57,10 +65,7 @@ def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
 
 def retry_rules_of(session: Session, name: str) -> RetryRules:
     """The retry rules of a queue. Raises NotFound."""
-    row = session.execute(select(Queue.retry).where(Queue.name == name, Queue.removed_at.is_(None))).first()
-    if row is None:
-        raise _not_found(name)
-    return retry_rules.stored(row.retry)
+    return retry_rules.stored(find(session, name).retry)
 
 
 def read_rules(value: object) -> RetryRules:
@@ -96,9 +101,7 @@ def remove_queue(name: str, actor: str) -> None:
     if name == DEFAULT_QUEUE:
         raise QueueInUse(f"queue {name} cannot be removed: jobs that name no queue go to it. Nothing was changed.")
     with writing(wakes_workers=False) as session:
-        queue = session.scalar(select(Queue).where(Queue.name == name, Queue.removed_at.is_(None)).with_for_update())
-        if queue is None:
-            raise _not_found(name)
+        queue = find(session, name, lock=True)
         left = queries.count_unfinished(session, name)
         if left:
             jobs = " and ".join(f"{count} {state}" for state, count in left.items())
@@ -110,7 +113,3 @@ def remove_queue(name: str, actor: str) -> None:
         queue.removed_at, queue.paused_at, queue.paused_by, queue.retry = clock.now(), None, None, None
         settings.bump_revision(session)
         record(session, "remove_queue", [("queue:" + name, None)], actor, changes=[change])
-
-
-def _not_found(name: str) -> NotFound:
-    return NotFound(f"no such queue: {name!r}. A queue exists once a job has named it.")

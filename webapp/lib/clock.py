@@ -16,7 +16,9 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any, Optional
 
 SECOND = 1_000_000
-DAY = 86_400 * SECOND
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
 LOCAL_RULE = (
     "expected a time such as 08:00 (the next one), a date and a time such as '2030-01-31 08:00', or a time with its "
     "zone, such as 2030-01-31T08:00:00Z"

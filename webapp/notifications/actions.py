@@ -6,7 +6,6 @@ Each is one durable transaction with a line in the audit trail, which never has 
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 from typing import Any, Optional
 
@@ -58,10 +57,6 @@ WHERE id = :id
 _MUTE = "UPDATE notification_rules SET muted_until = :until, changed_at = :now, changed_by = :actor WHERE id = :id"
 # Without a message: what they were about is not the rule's subject any more.
 _CLOSE_ALERTS = "UPDATE alerts SET closed_at = :now, next_at = NULL WHERE rule_id = :id AND closed_at IS NULL"
-_ADD_DELIVERY = """
-INSERT INTO deliveries (channel_id, rule_id, alert_id, job_seq, kind, state, created_at, not_before, tries, detail)
-VALUES (:channel, :rule, :alert, :seq, :kind, 'waiting', :now, :now, 0, :detail) RETURNING id
-"""
 _DELIVERY = "SELECT channel_id, rule_id, alert_id, kind, state, detail FROM deliveries WHERE id = :id"
 _DROP = """
 UPDATE deliveries SET state = 'dropped', ended_at = :now, answer = coalesce(answer, :why)
@@ -151,7 +146,7 @@ def test_channel(name: str, actor: str) -> int:
     """Store a message that tests a channel; it is sent as all others are. Returns its id. Raises NotFound."""
     with changing() as transaction:
         id_, *_ = _find_channel(transaction, name)
-        found = _add_delivery(transaction, id_, kind="test", detail=json.dumps({"actor": actor}))
+        found = alerts.add_delivery(transaction, id_, "test", {"actor": actor}, now=clock.now())
         events.record_change(transaction, "test_channel", f"channel:{name}", actor, after={"delivery": found})
         return found
 
@@ -247,8 +242,9 @@ def send_again(delivery_id: int, actor: str) -> int:
             raise NotFound(f"no such message: {delivery_id}.")
         channel, rule, alert, kind, state, detail = found
         if state == "waiting":
-            raise Conflict(f"message {delivery_id} is still waiting to be sent.")
-        new = _add_delivery(transaction, channel, kind=kind, detail=detail, rule=rule, alert=alert)
+            raise Conflict(f"message {delivery_id} still waits to be sent.")
+        told = load_json(detail)
+        new = alerts.add_delivery(transaction, channel, kind, told, now=clock.now(), rule_id=rule, alert_id=alert)
         events.record_change(transaction, "send_again", f"delivery:{delivery_id}", actor, after={"delivery": new})
         return new
 
@@ -348,17 +344,3 @@ def _rule_values(transaction: Transaction, spec: RuleSpec) -> dict[str, Any]:
 def _rule_json(name: str, channel: str, text: str) -> dict[str, Any]:
     """A stored rule, even if this machine does not know its time zone."""
     return {**load_json(text), "name": name, "channel": channel}
-
-
-def _add_delivery(
-    transaction: Transaction,
-    channel: int,
-    *,
-    kind: str,
-    detail: str,
-    rule: Optional[int] = None,
-    alert: Optional[int] = None,
-) -> int:
-    values = {"channel": channel, "rule": rule, "alert": alert, "kind": kind, "now": clock.now(), "detail": detail}
-    (found,) = transaction.execute(_ADD_DELIVERY, {**values, "seq": load_json(detail).get("job_seq")}).fetchone()
-    return int(found)

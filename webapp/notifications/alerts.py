@@ -58,11 +58,11 @@ _HEARD = "SELECT 1 FROM deliveries WHERE alert_id = :id AND state IN ('waiting',
 _TELL_HELD = """
 UPDATE alerts SET next_at = :now WHERE rule_id = :rule AND told = 0 AND next_at > :now AND closed_at IS NULL
 """
-_DELIVERY = (
-    *("channel_id", "rule_id", "alert_id", "kind", "state", "created_at", "not_before", "tries", "ended_at", "answer"),
-    "job_seq",
-    "detail",
-)
+_ADD_DELIVERY = """
+INSERT INTO deliveries (channel_id, rule_id, alert_id, job_seq, kind, state, created_at, not_before, tries, ended_at,
+                        answer, detail)
+VALUES (:channel, :rule, :alert, :seq, :kind, :state, :now, :not_before, 0, :ended_at, :answer, :detail) RETURNING id
+"""
 
 
 @dataclass(frozen=True)
@@ -339,15 +339,25 @@ def add_delivery(
     alert_id: Optional[int] = None,
     not_before: Optional[int] = None,
     suppressed: Optional[str] = None,
-) -> None:
-    """Store a message for a channel. `suppressed`: why it is not sent.
+) -> int:
+    """Store a message for a channel. Returns its id. `suppressed`: why it is not sent.
 
     The detail of an alert's message has `rule` (its name), `event`, `key` (of the alert), `subject` (`group:…`,
     `schedule:nightly`, `queue:mail`, `host:web-1`, `action:7`), `count`, `new` (not reported before),
     `opened_at` and `last_at` (microseconds), `job_seq` (of the newest notice), `notice` (its detail), and for a
     recovery `seconds`, its downtime. That of a job-ended message has `job` (its id), `job_seq`, `state` and `by`.
     """
-    state, ended_at = ("waiting", None) if suppressed is None else ("suppressed", now)
-    start = now if not_before is None else not_before
-    row = (channel_id, rule_id, alert_id, kind, state, now, start, 0, ended_at, suppressed)
-    transaction.insert("deliveries", _DELIVERY, [(*row, detail.get("job_seq"), json.dumps(detail))])
+    values = {
+        "channel": channel_id,
+        "rule": rule_id,
+        "alert": alert_id,
+        "seq": detail.get("job_seq"),
+        "kind": kind,
+        "state": "waiting" if suppressed is None else "suppressed",
+        "now": now,
+        "not_before": now if not_before is None else not_before,
+        "ended_at": None if suppressed is None else now,
+        "answer": suppressed,
+        "detail": json.dumps(detail),
+    }
+    return int(transaction.execute(_ADD_DELIVERY, values).fetchone()[0])

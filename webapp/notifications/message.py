@@ -24,12 +24,12 @@ from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.lib.text import escape_controls, escape_lines, one_line, plural, shorten, size
 from webapp.lib.text_diff import Row
+from webapp.notifications.rules import OF_JOBS
 
 MAX_SUBJECT = 150  # characters
 MAX_COMMAND, MAX_ERROR, MAX_NOTE = 1000, 500, 2000  # characters
 OUTPUT_LINES, MAX_OUTPUT = 20, 2000  # of the output's end
 DIFFERENCE_LINES, MAX_LINE = 40, 200  # of the difference
-OF_JOBS = ("job-dead", "attempt-failed", "group-new")
 _RULE_TEXT = "-" * 40
 
 
@@ -64,7 +64,6 @@ class _Draft:
     headline: str
     blocks: list[tuple[Any, ...]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
-
     links: dict[str, str] = field(default_factory=dict)
 
     def facts(self, *pairs: tuple[str, Optional[str]]) -> None:
@@ -360,26 +359,22 @@ _FACT = "padding:1px 12px 1px 0;vertical-align:top"
 
 
 def _as_html(draft: _Draft) -> str:
-    parts = [f"<h3>{_html(escape_controls(draft.headline))}</h3>"]
+    parts = [f"<h3>{escape(escape_controls(draft.headline))}</h3>"]
     for kind, *content in draft.blocks:
         if kind == "text":
-            parts.append(f"<p>{_html(content[0])}</p>")
+            parts.append(f"<p>{escape(content[0])}</p>")
         elif kind == "lines":
             title, text = content
-            parts.append(f'<p><b>{_html(title)}</b></p><pre style="{_PRE}">{_html(text)}</pre>')
+            parts.append(f'<p><b>{escape(title)}</b></p><pre style="{_PRE}">{escape(text)}</pre>')
         elif kind == "links":
             words = {"job": "Open the job", "group": "Failures like this", "page": "Open"}
-            links = [f'<a href="{_html(url)}">{words[name]}</a>' for name, url in content[0]]
+            links = [f'<a href="{escape(url)}">{words[name]}</a>' for name, url in content[0]]
             parts.append(f"<p>{' · '.join(links)}</p>")
         elif content[0]:
             rows = "".join(
-                f'<tr><td style="{_FACT};color:#57606a">{_html(name)}</td>'
-                f'<td style="{_FACT};white-space:pre-wrap">{_html(value)}</td></tr>'
+                f'<tr><td style="{_FACT};color:#57606a">{escape(name)}</td>'
+                f'<td style="{_FACT};white-space:pre-wrap">{escape(value)}</td></tr>'
                 for name, value in content[0]
             )
             parts.append(f"<table>{rows}</table>")
     return f'<!doctype html><html><body style="font-family:sans-serif">{"".join(parts)}</body></html>\n'
-
-
-def _html(text: str) -> str:
-    return escape(text, quote=True)

@@ -29,7 +29,6 @@ MOST = 5_000  # failures that are read, the newest ones
 MOST_COMPLETED = 20_000
 LOOK = 50_000  # rows that one read searches without an index
 SHOWN = 80  # characters of a command
-_HOUR = 3600 * clock.SECOND
 
 _OF_JOB = f"jobs.seq, jobs.queue, jobs.schedule, substr(jobs.command, 1, {COMMAND_PREFIX * 5})"
 _DEAD = f"""
@@ -142,8 +141,8 @@ def _read_completions(session: Session, since: int, stories: dict[str, _KeyHisto
     jobs = session.execute(text(_COMPLETED), {"since": since}).all()
     times = [(at, command_shape(command)) for at, command in jobs]
     if len(jobs) == MOST_COMPLETED:
-        hours = session.execute(text(_HOURS), {"since": since, "until": times[-1][0] - _HOUR})
-        times += [(at + _HOUR - 1, shape) for at, shape in hours]
+        hours = session.execute(text(_HOURS), {"since": since, "until": times[-1][0] - clock.HOUR})
+        times += [(at + clock.HOUR - 1, shape) for at, shape in hours]
     for at, shape in times:
         for story in groups.get(shape, ()):
             story.ends.append(at)

@@ -47,7 +47,6 @@ APPLIES_TO: Mapping[str, tuple[str, ...]] = {
 MAX_AFTER = 1000
 OLDER_THAN, MIN_OLDER_THAN, MAX_OLDER_THAN = 3600, 60, 30 * 86400  # seconds
 MAX_COMMAND = 2000  # characters of a pattern
-_MINUTE = 60 * clock.SECOND
 _QUIET = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)\s*-\s*([01]?\d|2[0-3]):([0-5]\d)(?:\s+(\S+))?\Z", re.ASCII)
 _QUIET_RULE = "expected hours and a time zone such as '22:00-07:00 Europe/Berlin'"
 
@@ -72,14 +71,14 @@ class QuietHours:
         """The first moment, from this one on, that is not quiet; in microseconds since 1970 UTC."""
         if not self.covers(moment):
             return moment
-        zone, minute = zone_of(self.zone), moment // _MINUTE * _MINUTE
+        zone, minute = zone_of(self.zone), moment // clock.MINUTE * clock.MINUTE
         wall = clock.to_datetime(minute).astimezone(zone)
-        end = minute + (self.end - wall.hour * 60 - wall.minute) % 1440 * _MINUTE
+        end = minute + (self.end - wall.hour * 60 - wall.minute) % 1440 * clock.MINUTE
         if clock.to_datetime(end).astimezone(zone).utcoffset() == wall.utcoffset():
             return end
         end = minute  # the clock changes meanwhile
         while self.covers(end):
-            end += _MINUTE
+            end += clock.MINUTE
         return end
 
 

@@ -36,7 +36,6 @@ from webapp.notifications.sending.outcome import (
 )
 
 GIVE_UP_AFTER = clock.DAY
-HOUR = 3600 * clock.SECOND
 LONGEST_RUN = 600.0  # seconds; what is left then gets the next sender
 MAX_BODY = 20_000  # characters of a message that the history keeps
 CAPPED = "suppressed: the channel has reached its limit per hour"  # the answer of these deliveries
@@ -134,7 +133,11 @@ def _next(session: Session, channel_id: int, config: Config) -> Union[_Task, str
 def _is_capped(session: Session, channel: Channel, now: int) -> bool:
     if channel.hourly_cap == 0:
         return False
-    ended = Delivery.channel_id == channel.id, Delivery.state == "sent", Delivery.ended_at.between(now - HOUR + 1, now)
+    ended = (
+        Delivery.channel_id == channel.id,
+        Delivery.state == "sent",
+        Delivery.ended_at.between(now - clock.HOUR + 1, now),
+    )
     lately = session.scalars(select(Delivery.id).where(*ended).limit(channel.hourly_cap)).all()
     return len(lately) >= channel.hourly_cap
 
@@ -145,8 +148,8 @@ def _suppress(channel_id: int) -> int:
         now = clock.now()
         values = {"channel": channel_id, "now": now}
         number = int(transaction.execute(_SUPPRESS, {**values, "answer": CAPPED}).rowcount)
-        (oldest,) = transaction.execute(_OLDEST_SENT, {**values, "since": now - HOUR}).fetchone()
-        transaction.execute(_POSTPONE, {**values, "later": (oldest or now) + HOUR})
+        (oldest,) = transaction.execute(_OLDEST_SENT, {**values, "since": now - clock.HOUR}).fetchone()
+        transaction.execute(_POSTPONE, {**values, "later": (oldest or now) + clock.HOUR})
         return number
 
 
@@ -164,7 +167,7 @@ def _send_one(task: _Task, config: Config, say: Callable[[str], object]) -> bool
     name = f"{task.target.name} #{task.id}"
     sent = task.message
     if sent is None:
-        hours = GIVE_UP_AFTER // HOUR
+        hours = GIVE_UP_AFTER // clock.HOUR
         why = f"gave up after {hours} h: {task.last_answer or 'no worker sent it'}"
         _end(task, "failed", why, tried=0)
         say(f"{name}: {why}")

@@ -11,8 +11,9 @@ from sqlalchemy import ColumnElement, case, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from webapp.core.job_spec import SpecError, load_json
-from webapp.db import text_match
+from webapp.db import name_pages, text_match
 from webapp.db.models import Fire, Job, Schedule
+from webapp.db.name_pages import Page
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.clock import columns
@@ -97,15 +98,6 @@ class NotRun:
     words: str
 
 
-@dataclass(frozen=True)
-class Page:
-    """Schedules by name. `newer` and `older`: the names at which the pages before and after it begin, if any."""
-
-    views: list[ScheduleView]
-    newer: Optional[str]
-    older: Optional[str]
-
-
 def problems(row: Schedule, now: int) -> list[str]:
     """What is wrong with a schedule, in words; most urgent first."""
     broken = why_broken(row)
@@ -161,12 +153,12 @@ def fields_of(row: Schedule) -> dict[str, Any]:
     return found
 
 
-def runs_of(session: Session, name: str, limit: int = RUNS) -> list[Run]:
+def runs_of(session: Session, name: str) -> list[Run]:
     jobs = session.execute(
         select(Job.id, Job.state, Job.created_at, Job.started_at, Job.finished_at)
         .where(Job.schedule == name, _HAS_SCHEDULE)
         .order_by(Job.seq.desc())
-        .limit(limit)
+        .limit(RUNS)
     )
     return [
         Run(
@@ -187,23 +179,14 @@ def page(
     limit: int,
     after: Optional[str] = None,
     before: Optional[str] = None,
-) -> Page:
-    """Schedules by name, after or before a name."""
-    statement = select(Schedule).where(*_conditions(like, show)).limit(limit + 1)
-    if before is not None:
-        rows = list(session.scalars(statement.where(Schedule.name < before).order_by(Schedule.name.desc())))
-        is_more, rows = len(rows) > limit, rows[:limit][::-1]
-        newer, older = is_more and bool(rows), bool(rows)
-    else:
-        start = [] if after is None else [Schedule.name > after]
-        rows = list(session.scalars(statement.where(*start).order_by(Schedule.name)))
-        is_more, rows = len(rows) > limit, rows[:limit]
-        newer, older = after is not None and bool(rows), is_more
-    return Page(
-        [view_of(session, row) for row in rows],
-        rows[0].name if newer else None,
-        rows[-1].name if older else None,
-    )
+) -> Page[ScheduleView]:
+    """Schedules by name."""
+
+    def views(rows: Sequence[Schedule]) -> list[ScheduleView]:
+        return [view_of(session, row) for row in rows]
+
+    found = select(Schedule).where(*_conditions(like, show))
+    return name_pages.read(session, found, Schedule.name, views, limit=limit, after=after, before=before)
 
 
 def count(session: Session, like: str = "", show: str = "") -> int:

@@ -27,9 +27,6 @@ from webapp.lib.clock import columns
 from webapp.lib.histograms import Histogram
 from webapp.notifications import views as notifications
 
-MINUTE = clock.seconds(60)
-HOUR = clock.seconds(3600)
-
 
 def job(session: Session, row: Job, *, with_env: bool = True, with_output: bool = False) -> dict[str, Any]:
     """A job with all that belongs to it, oldest first. `with_output`: also the output of its ended attempts.
@@ -171,8 +168,8 @@ def status(session: Session) -> dict[str, Any]:
         "states": queries.count_states_exactly(session),
         "workers": [worker(view) for view in fleet.workers(session, settings.load(session).lease)],
         "oldest_pending_seconds": queries.waited(queries.oldest_pending(session), now),
-        "finished_last_minute": queries.count_finished_since(session, now - MINUTE).number,
-        "finished_last_hour": queries.count_finished_since(session, now - HOUR).number,
+        "finished_last_minute": queries.count_finished_since(session, now - clock.MINUTE).number,
+        "finished_last_hour": queries.count_finished_since(session, now - clock.HOUR).number,
         "runs_per_minute": hour.rate,
         "last_hour": trend(hour),
         "paused_queues": queries.paused_queues(session),

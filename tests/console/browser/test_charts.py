@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests.console.browser.page_faults import faults_of
 from tests.factories import make_attempt, make_job, make_worker
-from webapp.insight.rollups import MINUTE
 from webapp.lib import clock
+from webapp.lib.clock import MINUTE
 
 
 def ended(minutes: int, took: int = 1, **values: object) -> None:

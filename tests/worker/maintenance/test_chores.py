@@ -209,7 +209,7 @@ def test_attempts_that_cannot_be_folded_start_nothing(starter: Starter) -> None:
     assert not starter.check()
     with writing() as session:
         session.execute(update(Control).values(folded_until=0))
-        session.execute(update(Attempt).values(finished_at=clock.now() - rollups.KEEP_FOR - 2 * rollups.HOUR))
+        session.execute(update(Attempt).values(finished_at=clock.now() - rollups.KEEP_FOR - 2 * clock.HOUR))
     assert not starter.check(after=chore_starter.CHECK_EVERY)
     assert rollups.fold() == 0
 

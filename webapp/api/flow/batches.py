@@ -111,10 +111,8 @@ class BatchQuery(Schema):
     cursor = pagination.cursor_field()
 
 
-class BatchPage(fields.Answer):
+class BatchPage(pagination.Page):
     batches = fields.list_of(Batch, "newest first")
-    next = fields.text("cursor of the next page", null=True)
-    previous = fields.text("always null", null=True)
 
 
 routes = Noun("Batches", "A batch groups jobs. It has a progress, and callbacks when its jobs end or die.")
@@ -202,8 +200,7 @@ def get_batch(name: str) -> Any:
 
 @routes.on("POST", "/batches/<name>/close", {200: Batch}, scope="submit", repeatable=True, errors=(409,))
 def close_batch(name: str) -> Response:
-    """Close a batch: no more jobs can join. Its callbacks run when all its jobs have ended."""
-    request_body.no_body()
+    """Let no more jobs join. Its callbacks follow when all its jobs have ended."""
     if not batches.close(name, actor()):
         raise Problem("conflict", f"Batch {name} is already closed. Nothing was changed.")
     return request_body.answer(_one(name))
@@ -222,7 +219,6 @@ def cancel_batch(name: str) -> Response:
 
 
 def _apply(verb: str, name: str, state: Any) -> Response:
-    request_body.no_body()
     _one(name)
     result = actions.apply(verb, JobFilter(state=state, batch=name), actor(), within=REQUEST_SECONDS)
     return act_answer(result.action_id, 200 if result.done else 202)

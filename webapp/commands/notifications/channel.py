@@ -10,7 +10,7 @@ import click
 
 from webapp.commands.exit_codes import ExitCode
 from webapp.commands.shared.core import DURATION, actor, core, json_option, read_session, with_options
-from webapp.commands.shared.output import Column, ago, one_line, present, print_json, say
+from webapp.commands.shared.output import Column, ago, one_line, present, print_json, say, tell
 from webapp.lib.durations import duration
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def edit(name: str, as_json: bool, **target: Any) -> None:
             stored = views.channel(session, name).spec
         spec = channels.parse(given, stored)
         actions.edit_channel(name, spec, actor())
-    if as_json:
-        print_json(channels.masked(spec))
-    else:
-        click.echo(f"{name}: changed")
+    tell(f"{name}: changed", channels.masked(spec), as_json)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 
 from webapp.commands.exit_codes import ExitCode, code_of
 from webapp.commands.shared.core import actor, core, find_job, json_option, limit_option, read_session
-from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show
+from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, tell
 from webapp.core.notices import DELIVERY_STATES
 from webapp.lib.text import escape_lines, plural
 
@@ -107,10 +107,7 @@ def send_again(delivery_id: int, as_json: bool) -> None:
 
     with core():
         new = actions.send_again(delivery_id, actor())
-    if as_json:
-        print_json({"id": new})
-    else:
-        click.echo(new)
+    tell(new, {"id": new}, as_json)
 
 
 @notification.command(epilog="Example: manage.py notification drop --channel ops")
@@ -122,10 +119,7 @@ def drop(channel: str, as_json: bool) -> None:
 
     with core():
         number = actions.drop_backlog(channel, actor())
-    if as_json:
-        print_json({"dropped": number})
-    else:
-        click.echo(f"{channel}: {plural(number, 'message')} dropped")
+    tell(f"{channel}: {plural(number, 'message')} dropped", {"dropped": number}, as_json)
 
 
 @notification.command(epilog="Example: manage.py notification alerts")
@@ -160,7 +154,7 @@ def notify(job_ids: tuple[str, ...], channel: str, remove: bool) -> int:
 
 
 def _notify(job_id: str, channel: str, remove: bool) -> int:
-    from webapp.jobs.lifecycle import NotFound
+    from webapp.jobs.lifecycle import Conflict, NotFound
     from webapp.notifications import actions
 
     try:
@@ -168,12 +162,8 @@ def _notify(job_id: str, channel: str, remove: bool) -> int:
             watched = actions.unwatch(job_id, channel, actor())
             words = "will not be notified when it ends" if watched else "was not to be notified"
         else:
-            words = (
-                "will be notified when it ends"
-                if actions.watch(job_id, channel, actor())
-                else "is already notified when it ends"
-            )
-    except (NotFound, actions.Conflict) as error:
+            words = "hears of its end" if actions.watch(job_id, channel, actor()) else "hears of its end already"
+    except (NotFound, Conflict) as error:
         say(str(error))
         return code_of(error)
     click.echo(f"{job_id}: {channel} {words}")

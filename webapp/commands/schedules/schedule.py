@@ -24,7 +24,7 @@ from webapp.commands.shared.core import (
     with_options,
 )
 from webapp.commands.shared.job_options import job_options
-from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, span
+from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, span, tell
 from webapp.core.job_spec import FieldError, SpecError, load_json
 from webapp.core.states import FIRE_OUTCOMES
 from webapp.lib import clock
@@ -366,10 +366,8 @@ def run(name: str, due: Optional[int], as_json: bool) -> None:
 
     with core():
         job_id = actions.run_now(name, actor()) if due is None else actions.run_fires(name, actor(), [due])[0]
-    if as_json:
-        print_json({"schedule": name, "job_id": job_id, **({} if due is None else {"due_at": clock.to_iso(due)})})
-    else:
-        click.echo(job_id)
+    fire = {} if due is None else {"due_at": clock.to_iso(due)}
+    tell(job_id, {"schedule": name, "job_id": job_id, **fire}, as_json)
 
 
 @schedule.command("rm", epilog="Example: manage.py schedule rm nightly")
@@ -381,7 +379,4 @@ def remove(name: str, as_json: bool) -> None:
 
     with core():
         actions.remove(name, actor())
-    if as_json:
-        print_json({"name": name, "removed": True})
-    else:
-        click.echo(f"{name}: removed")
+    tell(f"{name}: removed", {"name": name, "removed": True}, as_json)

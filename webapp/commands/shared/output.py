@@ -159,6 +159,14 @@ def present(
         say(more)
 
 
+def tell(words: object, value: Any, as_json: bool) -> None:
+    """Print what a command has done: in words, or a value as JSON."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(words)
+
+
 def see_more(limit: int, count: object) -> str:
     """A message for a list that ends at its limit; `count`: how many rows there are."""
     return f"Only the first {limit:,} are shown, of {count}. Use --limit to see more."

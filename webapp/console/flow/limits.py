@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Optional
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
+from webapp.console.display.forms import Form
 from webapp.console.frame import htmx
+from webapp.console.frame.params import checked_field
 from webapp.console.frame.person import actor, needs
 from webapp.core.flow.limits import OF_QUEUE, describe, rate_text
-from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.jobs.flow import limit_use, limits
-from webapp.lib.text import capitalize
 from webapp.web.request_info import came_from
 
 pages = Blueprint("limits", __name__)
 
-FIELDS = ("key", "max", "rate", "note")
 MOST_HOLDERS = 5  # that a row names
+
+
+@dataclass
+class LimitForm(Form):
+    FIELDS = ("key", "max", "rate", "note")
+
+    @classmethod
+    def of(cls, **typed: str) -> LimitForm:
+        """The form with these values, checked."""
+        form = cls({**dict.fromkeys(cls.FIELDS, ""), **typed})
+        form.saves(limits.check, *form.values.values())
+        return form
 
 
 @pages.get("/limits")
@@ -36,13 +47,13 @@ def index() -> ResponseReturnValue:
 def new() -> ResponseReturnValue:
     """`queue`: for the limit of this queue."""
     queue = request.args.get("queue", "")[:128]
-    return _form({"key": OF_QUEUE + queue if queue else ""})
+    return _form(LimitForm({**dict.fromkeys(LimitForm.FIELDS, ""), "key": OF_QUEUE + queue if queue else ""}))
 
 
 @pages.post("/limits/new")
 @needs("admin")
 def add() -> ResponseReturnValue:
-    return _save(None)
+    return _save("")
 
 
 @pages.get("/limits/<key>/edit")
@@ -52,7 +63,7 @@ def edit(key: str) -> ResponseReturnValue:
         row = limits.find(session, key)
         most = "" if row.most is None else str(row.most)
         values = {"key": key, "max": most, "rate": rate_text(row.rate, row.per) or "", "note": row.note or ""}
-        return _form(values, editing=key, session=session)
+        return _form(LimitForm(values), key, session)
 
 
 @pages.post("/limits/<key>/edit")
@@ -66,14 +77,10 @@ def change(key: str) -> ResponseReturnValue:
 @pages.post("/limits/check")
 @needs("viewer")
 def check() -> ResponseReturnValue:
-    """Check one field."""
-    name = request.args.get("field", "")
-    if name not in FIELDS:
-        abort(404)
-    values = _values()
-    # The other fields must not hide this one's error.
-    values = {"key": "a-key", "max": "", "rate": "", "note": "", name: values[name]}
-    return htmx.fragment("channel/_check.html", problem=_problems(values).get(name, ""))
+    """Check one field. The other fields must not hide its error."""
+    name = checked_field(LimitForm.FIELDS)
+    form = LimitForm.of(**{"key": "a-key", name: request.form.get(name, "").strip()})
+    return htmx.fragment("channel/_check.html", problem=form.problems[name])
 
 
 @pages.post("/limits/<key>/remove")
@@ -94,41 +101,20 @@ def remove(key: str) -> ResponseReturnValue:
     return htmx.done(f"Limit {key} removed.", back=url_for("limits.index"))
 
 
-def _values() -> dict[str, str]:
-    return {name: request.form.get(name, "").strip() for name in FIELDS}
-
-
-def _problems(values: Mapping[str, str]) -> dict[str, str]:
-    try:
-        limits.check(values["key"], values["max"], values["rate"], values["note"])
-    except SpecError as error:
-        return {one.field: capitalize(one.message) for one in error.errors}
-    return {}
-
-
-def _save(editing: Optional[str]) -> ResponseReturnValue:
-    values = _values()
-    if editing is not None:
-        values["key"] = editing
-    errors = _problems(values)
-    if editing is None and not errors:
+def _save(editing: str) -> ResponseReturnValue:
+    typed = {name: request.form.get(name, "").strip() for name in LimitForm.FIELDS}
+    form = LimitForm.of(**{**typed, "key": editing or typed["key"]})
+    values = form.values
+    if not editing and not form.errors:
         with reading() as session:
             if values["key"] in {row.key for row in limits.every(session)}:
-                errors["key"] = "This limit exists already. Edit it instead."
-    if errors:
-        return _form(values, errors, editing), 422
+                form.errors["key"] = "This limit exists already. Edit it instead."
+    if form.errors:
+        return _form(form, editing), 422
     row = limits.set_limit(values["key"], values["max"], values["rate"], values["note"], actor())
     text = f"Limit {row.key}: {describe(row.most, row.rate, row.per)}."
     return htmx.done(text, back=url_for("limits.index"), leave=True)
 
 
-def _form(
-    values: Mapping[str, str],
-    errors: Optional[Mapping[str, str]] = None,
-    editing: Optional[str] = None,
-    session: Optional[Session] = None,
-) -> str:
-    shown: dict[str, Any] = {**dict.fromkeys(FIELDS, ""), **values}
-    errors = errors or {}
-    problems = {**dict.fromkeys(FIELDS, ""), **errors}
-    return htmx.form_page("limits/form.html", session, v=shown, errors=errors, problems=problems, editing=editing)
+def _form(form: LimitForm, editing: str = "", session: Optional[Session] = None) -> str:
+    return htmx.form_page("limits/form.html", session, form=form, editing=editing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NoReturn, Optional, Union
 from urllib.parse import urlencode
 
@@ -15,6 +15,12 @@ from webapp.lib import clock, durations
 def whole_number(text: str, digits: int = 18) -> Optional[int]:
     """The number, or None if the text is not a number of at most so many ASCII digits."""
     return int(text) if text.isdecimal() and text.isascii() and len(text) <= digits else None
+
+
+def checked_field(names: Collection[str]) -> str:
+    """The field of a form that a request wants to be checked."""
+    name = request.args.get("field", "")
+    return name if name in names else abort(404)
 
 
 def after_now(text: str) -> int:

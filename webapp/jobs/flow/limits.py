@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any
 
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
+from webapp.core.field_readers import read_fields, whole_number
 from webapp.core.flow import limits
 from webapp.core.flow.limits import OF_QUEUE
 from webapp.core.job_spec import FieldError, SpecError
@@ -57,9 +58,7 @@ def remove_limit(key: str, actor: str, *, force: bool = False) -> None:
     With `force` these jobs continue without a limit on that key. Jobs that are due later are not looked at.
     """
     with writing() as session:
-        row = session.get(Limit, key)
-        if row is None:
-            raise not_found(key)
+        row = find(session, key)
         used = "" if force else in_use(session, key)
         if used:
             raise LimitInUse(f"{used} Nothing was changed.")
@@ -73,7 +72,7 @@ def find(session: Session, key: str) -> Limit:
     """Raises NotFound."""
     row = session.get(Limit, key)
     if row is None:
-        raise not_found(key)
+        raise NotFound(f"no such limit: {key[:128]!r}.")
     return row
 
 
@@ -85,10 +84,6 @@ def every(session: Session) -> list[Limit]:
 def shown(row: Limit) -> dict[str, Any]:
     """The values of a limit, as the audit trail and JSON have them."""
     return {"max": row.most, "rate": limits.rate_text(row.rate, row.per), "note": row.note}
-
-
-def not_found(key: str) -> NotFound:
-    return NotFound(f"no such limit: {key[:128]!r}.")
 
 
 def in_use(session: Session, key: str) -> str:
@@ -111,35 +106,14 @@ def check(key: str, most: object, rate: object, note: object) -> dict[str, Any]:
 
     Raises SpecError with all errors.
     """
-    errors: list[FieldError] = []
-
-    def read(field: str, reader: Callable[[Any], Any], value: object) -> Any:
-        try:
-            return reader(value) if value not in (None, "") else None
-        except ValueError as error:
-            errors.append(FieldError(field, str(error)))
-        return None
-
-    values = {
-        "key": read("key", limits.check_key, key or " "),
-        "most": read("max", _read_most, most),
-        "note": read("note", _read_note, note),
-    }
-    values["rate"], values["per"] = read("rate", _read_rate, rate) or (None, None)
-    if not errors and key.startswith(OF_QUEUE) and values["most"] is None and values["rate"] is None:
-        errors.append(FieldError("max", "is missing. The limit of a queue needs a maximum or a rate."))
+    values, errors = read_fields({"key": key or " ", "max": most, "rate": rate, "note": note}, _READERS)
+    starts, per = values.get("rate", (None, None))
+    found = {"key": key, "most": values.get("max"), "rate": starts, "per": per, "note": values.get("note")}
+    if not errors and key.startswith(OF_QUEUE) and found["most"] is None and starts is None:
+        errors.append(FieldError("max", "is missing: the limit of a queue needs a maximum or a rate."))
     if errors:
         raise SpecError(errors)
-    return values
-
-
-def _read_most(value: object) -> int:
-    text = value if isinstance(value, str) else ""
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= limits.MOST_RUNNING:
-        shown = ascii(value)[:60]
-        raise ValueError(f"{shown} is not allowed; expected a whole number of jobs, 0 to {limits.MOST_RUNNING:,}.")
-    return number
+    return found
 
 
 def _read_rate(value: object) -> tuple[int, int]:
@@ -152,3 +126,11 @@ def _read_note(value: object) -> str:
     if not isinstance(value, str) or len(value) > NOTE_LIMIT or not can_be_stored(value):
         raise ValueError(f"is not allowed; expected a text of at most {NOTE_LIMIT} characters.")
     return value
+
+
+_READERS = {
+    "key": limits.check_key,
+    "max": whole_number(0, limits.MOST_RUNNING),
+    "rate": _read_rate,
+    "note": _read_note,
+}

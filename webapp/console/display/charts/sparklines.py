@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from webapp.console.display import times
-from webapp.insight.failure_groups import HOUR, Deaths
+from webapp.insight.failure_groups import Deaths
+from webapp.lib.clock import HOUR
 
 SPARK_STEP, SPARK_BAR, SPARK_HEIGHT = 4, 3, 20  # pixels: distance of bars, their width, highest bar
 

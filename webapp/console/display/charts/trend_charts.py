@@ -16,9 +16,10 @@ from webapp.console.display.charts.marker_text import marker_text
 from webapp.console.display.wording import number
 from webapp.insight.commands import Run
 from webapp.insight.markers import Marker
-from webapp.insight.rollups import HOUR, MINUTE, Sum
+from webapp.insight.rollups import Sum
 from webapp.insight.windows import Window
 from webapp.lib import clock, histograms
+from webapp.lib.clock import HOUR, MINUTE
 from webapp.lib.durations import about
 from webapp.lib.histograms import Histogram
 from webapp.lib.text import plural
