@@ -50,3 +50,5 @@ def test_batches_are_listed_in_pages(operator: Program) -> None:
     rest = operator("GET", f"/batches?limit=2&cursor={first['next']}").get_json()
     assert ([one["name"] for one in rest["batches"]], rest["next"]) == (["b0"], None)
     refused(operator("GET", "/batches?cursor=x"), 422, "invalid")
+    assert len(operator("GET", "/batches?active=true").get_json()["batches"]) == 3, "nothing has decided their end yet"
+    refused(operator("GET", "/batches?active=maybe"), 422, "invalid")

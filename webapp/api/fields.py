@@ -109,6 +109,11 @@ def flag(about: str) -> fields.Boolean:
     return fields.Boolean(truthy=[True], falsy=[False], metadata={"description": about})
 
 
+def switch(about: str) -> fields.Boolean:
+    """Of a query, where it is a text; false by default."""
+    return fields.Boolean(load_default=False, truthy={"true"}, falsy={"false"}, metadata={"description": about})
+
+
 def timestamp(about: str, **options: Any) -> fields.String:
     return fields.String(validate=_check_time, metadata={"description": about, "format": "date-time"}, **options)
 

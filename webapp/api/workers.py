@@ -21,12 +21,7 @@ WORKER_STATES = ("running", "quiet", "stopping", "silent", "stopped", "expired")
 
 
 class WorkerQuery(Schema):
-    ended = ma.Boolean(
-        load_default=False,
-        truthy={"true"},
-        falsy={"false"},
-        metadata={"description": "true: also workers that ended within the last day"},
-    )
+    ended = fields.switch("true: also workers that ended within the last day")
 
 
 class WishRequest(Schema):

@@ -53,7 +53,7 @@ def audit(ctx: click.Context, /, limit: Optional[int], as_json: bool, **filters:
     wanted = _wanted(filters)
     if limit is None:
         with core():
-            print_json_rows(trail.as_json(row) for rows in trail.newest_first(wanted) for row in rows)
+            print_json_rows(trail.as_json(row) for rows in trail.export(wanted, newest_first=True) for row in rows)
         return
     with read_session() as session:
         rows = trail.page(session, wanted, limit=limit + 1)

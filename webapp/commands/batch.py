@@ -33,8 +33,8 @@ def list_batches(active: bool, limit: Optional[int], as_json: bool) -> None:
     from webapp.jobs.flow import batches
 
     with read_session() as session:
-        found = batches.newest(session, (limit or MOST) + 1, active=active)
-        rows = [(one, batches.progress(session, one.name, rated=False)) for one in found[: limit or MOST]]
+        found, more = batches.page(session, limit or MOST, active=active)
+        rows = [(one, batches.progress(session, one.name, rated=False)) for one in found]
     columns = [
         Column("NAME", lambda row: row[0].name),
         Column("STATE", lambda row: batches.state_of(row[0])),
@@ -44,8 +44,8 @@ def list_batches(active: bool, limit: Optional[int], as_json: bool) -> None:
         Column("CREATED", lambda row: ago(row[0].created_at)),
         Column("CREATED BY", lambda row: row[0].created_by),
     ]
-    more = "There are more. Use --limit to see them." if len(found) > len(rows) else ""
-    present(rows, columns, as_json, lambda row: batches.as_json(*row), "No batches.", more=more)
+    hidden = "There are more. Use --limit to see them." if more else ""
+    present(rows, columns, as_json, lambda row: batches.as_json(*row), "No batches.", more=hidden)
 
 
 @batch.command("show", epilog="Example: manage.py batch show nightly-7")

@@ -95,29 +95,16 @@ def actor_named(text: str) -> str:
     return text if not text or ":" in text or text == "anonymous" else f"person:{text}"
 
 
-def export(wanted: AuditFilter) -> Iterator[list[Audit]]:
-    """All matching lines in batches, oldest first. Each batch has its own short transaction."""
-    after = 0
+def export(wanted: AuditFilter, *, newest_first: bool = False) -> Iterator[list[Audit]]:
+    """All matching lines in batches. Each batch has its own short transaction."""
+    beyond, order = Audit.id > 0, Audit.id.desc() if newest_first else Audit.id.asc()
     while True:
-        statement = wanted.rows().where(Audit.id > after).order_by(Audit.id).limit(EXPORT_BATCH)
         with reading() as session:
-            rows = list(session.scalars(statement))
+            rows = list(session.scalars(wanted.rows().where(beyond).order_by(order).limit(EXPORT_BATCH)))
         if not rows:
             return
         yield rows
-        after = rows[-1].id
-
-
-def newest_first(wanted: AuditFilter) -> Iterator[list[Audit]]:
-    """All matching lines in batches, newest first. Each batch has its own short transaction."""
-    before: Optional[int] = None
-    while True:
-        with reading() as session:
-            rows = page(session, wanted, before=before, limit=EXPORT_BATCH)
-        if not rows:
-            return
-        yield rows
-        before = rows[-1].id
+        beyond = Audit.id < rows[-1].id if newest_first else Audit.id > rows[-1].id
 
 
 def as_json(row: Audit) -> dict[str, Any]:

@@ -80,8 +80,7 @@ def restore(config: Config, source: Path, actor: str, *, run: bool = False) -> t
             raise QueueInUse("the queue is in use. Stop its console and workers (Ctrl-C in `up`), then try again.")
         with _partial(target, aside=aside) as partial:
             _copy(source, partial, target)
-            _skip_due_fires(partial)
-            _forget_notices(partial)
+            _do_not_catch_up(partial)
             if not run:
                 paused = _pause_queues(partial, actor)
             verify(partial)
@@ -102,19 +101,14 @@ def _pause_queues(path: Path, actor: str) -> list[str]:
         return sorted(row[0] for row in connection.execute(statement, values).fetchall())
 
 
-def _skip_due_fires(path: Path) -> None:
-    """No schedule fires because of a restore, also of a database with an older schema."""
+def _do_not_catch_up(path: Path) -> None:
+    """No schedule fires and no message is sent because of a restore, also of a database with an older schema."""
     with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schedules'").fetchone() is not None:
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        if "schedules" in there:
             connection.execute(SKIP_DUE_FIRES, {"now": clock.now(), "rule": RULE_RESTORE})
-
-
-def _forget_notices(path: Path) -> None:
-    """No message is sent because of a restore, also of a database with an older schema."""
-    with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'notices'").fetchone() is not None:
-            for statement in notices.FORGET:
-                connection.execute(statement, {"now": clock.now()})
+        for statement in notices.FORGET if "notices" in there else ():
+            connection.execute(statement, {"now": clock.now()})
 
 
 def verify(path: Path) -> None:

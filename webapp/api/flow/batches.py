@@ -106,7 +106,7 @@ class Batch(fields.Answer):
 
 
 class BatchQuery(Schema):
-    active = fields.flag("true: only batches that have not ended")
+    active = fields.switch("true: only batches that have not ended")
     limit = fields.bounded("batches per page", 1, MAX_PAGE, load_default=50)
     cursor = pagination.cursor_field()
 
@@ -162,23 +162,14 @@ def _parse_batch(data: Any) -> list[JobSpec]:
 def list_batches() -> Response:
     """List batches, newest first."""
     asked = request_body.query(BatchQuery)
-    limit = asked["limit"]
+    after = pagination.decode(asked.get("cursor"), LIST).get("after")
     with reading() as session:
-        found = batches.newest(
-            session, limit + 1, before=_before(asked.get("cursor")), active=asked.get("active", False)
-        )
-        listed = [batches.as_json(batch, batches.progress(session, batch.name)) for batch in found[:limit]]
-    last = f"{found[limit - 1].created_at},{found[limit - 1].name}" if len(found) > limit else None
-    return pagination.answer({"batches": listed}, LIST, last, None)
-
-
-def _before(cursor: Any) -> Any:
-    try:
-        key = pagination.decode(cursor, LIST).get("after")
-        at, _, name = key.partition(",") if key is not None else ("", "", "")
-        return (int(at), name) if key is not None else None
-    except ValueError:
-        raise pagination.invalid_cursor() from None
+        try:
+            found, older = batches.page(session, asked["limit"], after=after, active=asked["active"])
+        except ValueError:
+            raise pagination.invalid_cursor() from None
+        listed = [batches.as_json(batch, batches.progress(session, batch.name)) for batch in found]
+    return pagination.answer({"batches": listed}, LIST, older, None)
 
 
 @routes.on("POST", "/batches", {201: Batch}, scope="submit", repeatable=True, body=BatchRequest)

@@ -28,12 +28,14 @@ LIST_CAP = 1_000  # jobs of a batch that the list counts in each state
 @pages.get("/batches")
 def index() -> ResponseReturnValue:
     """The newest batches. `active` leaves out those that have ended; `before` is the last row of the page before."""
-    active = "active" in request.args
+    active, before = "active" in request.args, request.args.get("before")
     with reading() as session:
-        found = batches.newest(session, LIST_PAGE + 1, before=_key(), active=active)
-        rows = [(batch, batches.progress(session, batch.name, LIST_CAP, rated=False)) for batch in found[:LIST_PAGE]]
+        try:
+            found, last = batches.page(session, LIST_PAGE, after=before, active=active)
+        except ValueError:
+            no_such_page()
+        rows = [(batch, batches.progress(session, batch.name, LIST_CAP, rated=False)) for batch in found]
         shown = {"active": "1" if active else None}
-        last = f"{found[LIST_PAGE - 1].created_at},{found[LIST_PAGE - 1].name}" if len(found) > LIST_PAGE else None
         older = with_query(url_for("batches.index"), {**shown, "before": last}) if last else None
         return htmx.page(
             "batches",
@@ -42,16 +44,8 @@ def index() -> ResponseReturnValue:
             active=active,
             state_of=batches.state_of,
             older=("Older", older) if older else None,
-            top=with_query(url_for("batches.index"), shown) if "before" in request.args else None,
+            top=with_query(url_for("batches.index"), shown) if before is not None else None,
         )
-
-
-def _key() -> Optional[tuple[int, str]]:
-    if "before" not in request.args:
-        return None
-    at, _, name = request.args["before"].partition(",")
-    number = whole_number(at, 18)
-    return (number, name) if number is not None and "\0" not in name else no_such_page()
 
 
 @pages.get("/batch/<name>")

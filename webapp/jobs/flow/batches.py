@@ -6,6 +6,7 @@ Counts stop at CAP jobs in a state, so a page costs the same however large a bat
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -25,6 +26,7 @@ CAP = 20_000  # jobs in one state
 RATE_WINDOW = 300 * clock.SECOND
 MOST_FAILURES = 2_000  # dead jobs that are grouped
 SHOWN_GROUPS = 10
+_KEY = re.compile(r"([0-9]{1,18}),([^\0]+)\Z")  # of a page: creation time and name of its last batch
 _OF_BATCHES: ColumnElement[bool] = literal_column("jobs.batch IS NOT NULL")  # the text of the partial indexes
 
 
@@ -90,17 +92,25 @@ def find(session: Session, name: str) -> Batch:
     return batch
 
 
-def newest(
-    session: Session, limit: int, *, before: Optional[tuple[int, str]] = None, active: bool = False
-) -> list[Batch]:
-    """Batches, newest first. `before`: creation time and name of the last one before these. `active`: not ended."""
+def page(
+    session: Session, limit: int, *, after: Optional[str] = None, active: bool = False
+) -> tuple[list[Batch], Optional[str]]:
+    """Batches, newest first, and the key of the next page for `after`; None: there is none. `active`: not ended.
+
+    Raises ValueError for a key that is not from this list.
+    """
     order = Batch.created_at, Batch.name
-    statement = select(Batch).order_by(*(column.desc() for column in order)).limit(limit)
+    statement = select(Batch).order_by(*(column.desc() for column in order)).limit(limit + 1)
     if active:
         statement = statement.where(literal_column("batches.ended_at IS NULL"))
-    if before is not None:
-        statement = statement.where(tuple_(*order) < tuple_(*(literal(value) for value in before)))
-    return list(session.scalars(statement))
+    if after is not None:
+        key = _KEY.match(after)
+        if key is None:
+            raise ValueError("not a page key of this list")
+        statement = statement.where(tuple_(*order) < tuple_(literal(int(key[1])), literal(key[2])))
+    found = list(session.scalars(statement))
+    more, found = len(found) > limit, found[:limit]
+    return found, f"{found[-1].created_at},{found[-1].name}" if more else None
 
 
 def progress(session: Session, name: str, cap: int = CAP, *, rated: bool = True) -> Progress:
