@@ -336,12 +336,12 @@ def test_a_dead_job_leads_to_its_group_and_to_the_last_success(operator: Browser
 
 def test_a_running_job_shows_how_long_its_command_usually_takes(viewer: Browser) -> None:
     make_job("processing", id="job1", command="charge 9", worker_id="w1")
-    usual_time.forget()
+    usual_time._kept.clear()
     assert "time-to-go" not in viewer.get("/job/job1").get_data(as_text=True)
     for number in (10, 20, 60):
         make_job("completed", command=f"charge {number}", started_at=seconds(-100 - number), finished_at=seconds(-100))
     assert "time-to-go" not in viewer.get("/job/job1").get_data(as_text=True)  # the answer is kept for a minute
-    usual_time.forget()
+    usual_time._kept.clear()
     text = viewer.get("/job/job1").get_data(as_text=True)
     assert 'data-usual="20.0' in text
     assert "Usually 20 s, p95 1 min (3 runs)." in text

@@ -21,6 +21,7 @@ from tests.notifications.factories import (
     rule_named,
     states,
 )
+from webapp.core.field_readers import NameTaken
 from webapp.core.job_spec import SpecError
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.engines import reading
@@ -48,7 +49,7 @@ def test_a_webhook_gets_a_secret_that_no_trail_has(app: Flask) -> None:
     assert secret is not None
     assert secret.startswith("whsec_")
     assert channel_named("ops").secret == secret
-    with pytest.raises(actions.NameTaken, match="'ops' is taken by another channel"):
+    with pytest.raises(NameTaken, match="'ops' is taken by another channel"):
         actions.add_channel(spec, ACTOR)
     ((verb, subject, detail),) = audited()
     assert (verb, subject, detail["after"]["url"]) == ("add_channel", "channel:ops", "https://hooks.example.org/…")
@@ -135,7 +136,7 @@ def test_a_rule_needs_its_channel_and_a_free_name(app: Flask) -> None:
     ]
     make_rule()
     assert rule_named("deaths").events == ",job-dead,"
-    with pytest.raises(actions.NameTaken, match="'deaths' is taken by another rule"):
+    with pytest.raises(NameTaken, match="'deaths' is taken by another rule"):
         make_rule()
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tests.schedules.conftest import MINUTE, Schedules
+from webapp.core.field_readers import NameTaken
 from webapp.core.job_spec import SpecError
 from webapp.core.statements import RULE_MOVE, RULE_RESTORE, SKIP_DUE_FIRES
 from webapp.core.storage.transaction import Connection, Transaction
@@ -390,7 +391,7 @@ def test_two_users_cannot_add_the_same_name_at_once(schedules: Schedules, monkey
     """Neither sees the other's row before it stores its own."""
     schedules.add()
     monkeypatch.setattr(decider, "named", lambda *_args, **_options: None)
-    with pytest.raises(actions.NameTaken):
+    with pytest.raises(NameTaken):
         schedules.add()
 
 

@@ -17,6 +17,7 @@ from webapp.api.gate import actor
 from webapp.api.notifications import WholeMessage, message
 from webapp.api.routes import Noun
 from webapp.core import job_spec
+from webapp.core.notices import CHANNEL_KINDS
 from webapp.db.engines import reading
 from webapp.notifications import actions, channels, views
 
@@ -27,7 +28,7 @@ class ChannelRequest(Schema):
     example: ClassVar[Any] = {"name": "ops", "kind": "mail", "to": ["ana@example.org"]}
 
     name = ma.String(required=True, metadata={"description": job_spec.NAME_RULE, "pattern": NAME_PATTERN})
-    kind = ma.String(required=True, metadata={"description": "cannot be changed later", "enum": list(channels.KINDS)})
+    kind = ma.String(required=True, metadata={"description": "cannot change later", "enum": list(CHANNEL_KINDS)})
     to = fields.texts("mail addresses, of a mail channel", {"type": "string"})
     url = fields.optional(ma.String, "of a webhook or for Apprise; the masked form keeps the stored URL")
     hourly_cap = fields.optional(
@@ -40,7 +41,7 @@ class ChannelRequest(Schema):
 
 class Channel(fields.Stamped):
     name = fields.text("the name")
-    kind = fields.text("kind of target", enum=list(channels.KINDS))
+    kind = fields.text("where it leads", enum=list(CHANNEL_KINDS))
     to = fields.strings("mail addresses")
     url = fields.text("masked; empty for mail")
     hourly_cap = fields.integer("messages per hour; 0: no limit")

@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
 # By name, because only the module that raises an error should be imported.
 _CODES = {
     "webapp.core.job_spec.IdTaken": ExitCode.TAKEN,
+    "webapp.core.field_readers.NameTaken": ExitCode.TAKEN,
     "webapp.accounts.NameTaken": ExitCode.TAKEN,
     "webapp.db.backup.FileTaken": ExitCode.TAKEN,
     "webapp.server.listener.PortTaken": ExitCode.TAKEN,
@@ -37,8 +38,6 @@ _CODES = {
     "webapp.jobs.editing.Conflict": ExitCode.REFUSED,
     "webapp.jobs.lifecycle.Conflict": ExitCode.REFUSED,
     "webapp.jobs.lifecycle.KeyHeld": ExitCode.REFUSED,
-    "webapp.schedules.actions.NameTaken": ExitCode.TAKEN,
-    "webapp.notifications.actions.NameTaken": ExitCode.TAKEN,
     "webapp.config.Unavailable": ExitCode.UNAVAILABLE,
     "webapp.core.storage.locks.Busy": ExitCode.UNAVAILABLE,
     "webapp.core.storage.locks.Gone": ExitCode.UNAVAILABLE,

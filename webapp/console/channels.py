@@ -12,6 +12,7 @@ from webapp.console.frame.params import checked_field
 from webapp.console.frame.person import actor, needs
 from webapp.console.notifications import added, history
 from webapp.core.job_spec import SpecError
+from webapp.core.notices import CHANNEL_KINDS
 from webapp.db.engines import reading
 from webapp.lib import clock
 from webapp.lib.text import plural
@@ -45,7 +46,7 @@ def show(name: str) -> ResponseReturnValue:
 def new() -> ResponseReturnValue:
     kind = request.args.get("kind", "")
     with reading() as session:
-        return _form(session, ChannelForm.empty(kind if kind in channels.KINDS else "mail"))
+        return _form(session, ChannelForm.empty(kind if kind in CHANNEL_KINDS else "mail"))
 
 
 @pages.post("/channels/new")

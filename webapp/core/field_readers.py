@@ -17,6 +17,10 @@ from webapp.lib.text import shorten
 Reader = Callable[[Any], Any]
 
 
+class NameTaken(SpecError):
+    """Another schedule, channel or rule has the name."""
+
+
 def read_fields(given: Mapping[Any, object], readers: Mapping[str, Reader]) -> tuple[dict[str, Any], list[FieldError]]:
     """The values and all errors. A null or empty value counts as not given. A reader may raise SpecError, too."""
     values: dict[str, Any] = {}

@@ -29,6 +29,7 @@ EVENTS = {
 }
 # For what else a notice counts. The dispatcher knows whether a death is group-new as well.
 COUNTS_FOR: Mapping[str, tuple[str, ...]] = {"job-dead": ("attempt-failed", "group-new")}
+CHANNEL_KINDS = ("mail", "webhook", "apprise")
 DELIVERY_KINDS = ("alert", "update", "recovery", "flapping", "job-ended", "test")
 DELIVERY_STATES = ("waiting", "sent", "failed", "suppressed", "dropped")
 SYSTEM_QUEUE = "_system"  # of the jobs that send messages; users cannot put jobs into it

@@ -46,11 +46,6 @@ def usual(session: Session, command: str) -> Optional[Usual]:
     return found
 
 
-def forget() -> None:
-    """Read again, for tests."""
-    _kept.clear()
-
-
 def _read(session: Session, command: str, shape: str) -> Optional[Usual]:
     newest = (
         select(func.substr(Job.command, 1, COMMAND_PREFIX).label("command"), Job.started_at, Job.finished_at)

@@ -137,7 +137,7 @@ def move(
     was, ended_at = (Job.state, Job.finished_at) if arrow.enters is None else (Job.prior_state, Job.prior_finished_at)
     statement = statement.returning(*_MOVED, *_OF_GROUP, was.label("was"), ended_at.label("died_at"))
     statement = statement.execution_options(synchronize_session=False)
-    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all(), values)
+    rows, stay = key_guard.guarded(session, takers, statement, values)
     _tell_held(stay, held)
     moved = sorted(rows, key=lambda job: job.seq)
     dead = [job for job in moved if job.was == "dead" and job.error_key is not None]
@@ -236,7 +236,7 @@ def put_back(
         .returning(*_MOVED, Job.state)
         .execution_options(synchronize_session=False)
     )
-    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all(), fields)
+    rows, stay = key_guard.guarded(session, takers, statement, fields)
     _tell_held(stay, held)
     waiting = [row for row in rows if row.state not in TERMINAL]
     restore_queues(session, {(row.queue, row.requires) for row in waiting})

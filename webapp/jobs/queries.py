@@ -51,9 +51,9 @@ class Count:
     capped: bool = False
 
     @classmethod
-    def up_to(cls, number: int, more: bool = False) -> Count:
-        """`number` may be larger than COUNT_CAP. `more`: there are more than `number`."""
-        return cls(min(number, COUNT_CAP), more or number > COUNT_CAP)
+    def up_to(cls, number: int) -> Count:
+        """`number` may be larger than COUNT_CAP."""
+        return cls(min(number, COUNT_CAP), number > COUNT_CAP)
 
     def __str__(self) -> str:
         if self.number >= MILLION:

@@ -10,6 +10,7 @@ import secrets
 from typing import Any, Optional
 
 from webapp.core import events
+from webapp.core.field_readers import NameTaken
 from webapp.core.job_spec import FieldError, SpecError, load_json
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.storage.transaction import Transaction
@@ -68,10 +69,6 @@ INSERT INTO job_watches (job_seq, channel_id, created_by) VALUES (:seq, :channel
 ON CONFLICT (job_seq, channel_id) DO NOTHING
 """
 _UNWATCH = "DELETE FROM job_watches WHERE job_seq = :seq AND channel_id = :channel"
-
-
-class NameTaken(SpecError):
-    """Another channel or rule has this name."""
 
 
 # --- channels --------------------------------------------------------------------------------------------------------

@@ -16,12 +16,11 @@ from urllib.parse import urlsplit
 from webapp.core import field_readers
 from webapp.core.field_readers import choice, read_fields, whole_number
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.core.notices import SYSTEM_QUEUE
+from webapp.core.notices import CHANNEL_KINDS, SYSTEM_QUEUE
 from webapp.lib import urls
 from webapp.lib.text import shorten
 from webapp.lib.urls import HIDDEN
 
-KINDS = ("mail", "webhook", "apprise")
 MAX_RECIPIENTS = 50
 MAX_ADDRESS = 254  # characters, RFC 5321
 MAX_URL = 2000  # characters
@@ -60,7 +59,7 @@ class ChannelSpec:
     """A valid channel.
 
     Attributes:
-        kind: one of KINDS.
+        kind: one of CHANNEL_KINDS.
         to: the addresses of a mail channel.
         url: of a webhook, or for Apprise. A secret.
         hourly_cap: messages per hour, at most; 0: no limit.
@@ -92,7 +91,7 @@ def parse(values: object, stored: Optional[ChannelSpec] = None) -> ChannelSpec:
     found = {**kept, **read}
     wrong = {error.field for error in errors}
     errors += [FieldError(key, "is missing.") for key in ("name", "kind") if key not in found and key not in wrong]
-    if found.get("kind") in KINDS:
+    if found.get("kind") in CHANNEL_KINDS:
         errors += _of_kind(found["kind"], found, read, wrong)
     if errors:
         raise SpecError(errors)
@@ -232,7 +231,7 @@ def _url(value: object) -> str:
 
 _READERS: Mapping[str, Callable[[object], Any]] = {
     "name": field_readers.name,
-    "kind": choice(*KINDS),
+    "kind": choice(*CHANNEL_KINDS),
     "to": _to,
     "url": _url,
     "hourly_cap": whole_number(0, MAX_HOURLY_CAP, " (no limit)"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from webapp.core import audit_lines, enqueue, events
+from webapp.core.field_readers import NameTaken
 from webapp.core.job_spec import FieldError, SpecError
 from webapp.core.storage.transaction import Transaction
 from webapp.db.engines import changing
@@ -54,10 +55,6 @@ MOST_RUN = 100  # fires of one call of `run_fires`
 
 class Outdated(Conflict):
     """Another user changed the schedule since the caller read it."""
-
-
-class NameTaken(SpecError):
-    """Another schedule has this name."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _affected(session: Session, key: str, new: Number) -> Count:
         # Only the first entries: no index has the time.
         first = select(Audit.at).order_by(Audit.id).limit(queries.COUNT_CAP + 1).subquery()
         found = session.scalar(select(func.count()).select_from(first).where(first.c.at < before)) or 0
-        return Count(min(found, queries.COUNT_CAP), found > queries.COUNT_CAP)
+        return Count.up_to(found)
     if key in ("keep_fires", "keep_deliveries") and new:
         at = Fire.decided_at if key == "keep_fires" else Delivery.ended_at
         old = select(literal_column("1")).where(at < before).limit(queries.COUNT_CAP + 1).subquery()

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from webapp.db.models.jobs import OutputChunk as OutputChunk
     from webapp.db.models.jobs import OutputTail as OutputTail
     from webapp.db.models.jobs import Queue as Queue
-    from webapp.db.models.notifications import CHANNEL_KINDS as CHANNEL_KINDS
     from webapp.db.models.notifications import Alert as Alert
     from webapp.db.models.notifications import Channel as Channel
     from webapp.db.models.notifications import Delivery as Delivery
@@ -72,7 +71,7 @@ _NAMES = {
     "flow": ("Batch", "BatchCallback", "Dependency", "Limit", "LimitStart", "Report"),
     "insight": ("CommandHour", "Group", "Minute"),
     "jobs": ("ATTEMPT_STATES", "Attempt", "Event", "Job", "LabelSetRow", "OutputChunk", "OutputTail", "Queue"),
-    "notifications": ("CHANNEL_KINDS", "Alert", "Channel", "Delivery", "JobWatch", "Notice", "Rule"),
+    "notifications": ("Alert", "Channel", "Delivery", "JobWatch", "Notice", "Rule"),
     "schedules": ("Fire", "Schedule"),
 }
 _FILES = {name: file for file, names in _NAMES.items() for name in names}

@@ -7,11 +7,9 @@ from typing import Optional
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.core.notices import DELIVERY_KINDS, DELIVERY_STATES
+from webapp.core.notices import CHANNEL_KINDS, DELIVERY_KINDS, DELIVERY_STATES
 from webapp.db.engines import Model
 from webapp.db.models.base import Sequence, one_of, partial_index
-
-CHANNEL_KINDS = ("mail", "webhook", "apprise")
 
 
 class Channel(Model):

@@ -6,10 +6,9 @@ The index refuses conflicts that this module has not seen. Then the whole set of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, String, literal, select, text, true
+from sqlalchemy import ColumnElement, Row, String, literal, select, text, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,24 +16,24 @@ from webapp.core.flow.unique_keys import TRIES, Holder, holders
 from webapp.db.engines import is_sqlite
 from webapp.db.models import Job
 
-T = TypeVar("T")
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 
 def guarded(
     session: Session,
     takers: Optional[ColumnElement[bool]],
-    update: Callable[[ColumnElement[bool]], T],
-    given: Mapping[str, Any] = NOTHING,
-) -> tuple[T, dict[str, Holder]]:
-    """Call `update` with a condition that leaves out the jobs whose keys are held.
+    statement: Any,
+    given: Mapping[str, Any],
+) -> tuple[Sequence[Row[Any]], dict[str, Holder]]:
+    """Execute an UPDATE or DELETE of jobs, but not of those whose keys are held.
 
-    `takers`: the jobs that take their key with this update; None: none. `given`: the columns `unique_key` and
-    `unique_while` that the update gives them. Returns its result, and who holds the key of each job that stays, by its
-    id.
+    `takers`: the jobs that take their key with it; None: none. `given`: the columns `unique_key` and `unique_while`
+    that it gives them. Returns its rows, and who holds the key of each job that stays, by its id.
     """
+
+    def execute(free: ColumnElement[bool]) -> Sequence[Row[Any]]:
+        return session.execute(statement.where(free)).all()
+
     if takers is None:
-        return update(true()), {}
+        return execute(true()), {}
     key, while_ = (
         literal(given[name], String).label(name) if name in given else getattr(Job, name)
         for name in ("unique_key", "unique_while")
@@ -43,12 +42,12 @@ def guarded(
         found = select(Job.seq, Job.id, key, while_).where(key.is_not(None), takers).order_by(Job.seq)
         jobs = session.execute(found).all()
         if not jobs:
-            return update(true()), {}
+            return execute(true()), {}
         held = _held(session, jobs)
         stay = [job.seq for job in jobs if job.id in held]
         try:
             with session.begin_nested():
-                return update(Job.seq.not_in(stay) if stay else true()), held
+                return execute(Job.seq.not_in(stay) if stay else true()), held
         except IntegrityError:  # PostgreSQL: another transaction was faster
             if not tries_left:
                 raise

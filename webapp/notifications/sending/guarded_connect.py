@@ -11,11 +11,11 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
+from webapp.lib.ip_addresses import Address
 from webapp.notifications.sending.outcome import OPERATION_TIMEOUT, PermanentFailure, TemporaryFailure, reason_of
 
-_Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 # Beside what `ipaddress` knows: shared addresses of providers, 6to4 relays, and Azure's server for virtual machines.
 _NOT_PUBLIC_4 = tuple(
     ipaddress.IPv4Network(text) for text in ("100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
@@ -54,7 +54,7 @@ def is_public(text: str) -> bool:
     return all(_is_public(one) for one in (address, *_embedded(address)))
 
 
-def _is_public(address: _Address) -> bool:
+def _is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None or address in _NAT64:
             return True  # what it contains decides
@@ -68,7 +68,7 @@ def _is_public(address: _Address) -> bool:
     return not (special or address.is_reserved or address.is_unspecified)
 
 
-def _embedded(address: _Address) -> Iterator[ipaddress.IPv4Address]:
+def _embedded(address: Address) -> Iterator[ipaddress.IPv4Address]:
     """The IPv4 address in an IPv6 address: mapped, of NAT64, of ISATAP."""
     if isinstance(address, ipaddress.IPv4Address):
         return
