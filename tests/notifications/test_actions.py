@@ -196,7 +196,7 @@ def test_a_message_is_sent_again_as_a_new_one(app: Flask) -> None:
         row = session.get(Delivery, new)
     assert row is not None
     assert (row.state, row.rule_id, row.detail, row.answer) == ("waiting", rule.id, '{"count": 3}', None)
-    with pytest.raises(Conflict, match="still waits"):
+    with pytest.raises(Conflict, match="still waiting"):
         actions.send_again(new, ACTOR)
     with pytest.raises(NotFound, match="no such message: 999"):
         actions.send_again(999, ACTOR)

@@ -114,7 +114,7 @@ def run_job_now(job_id: str) -> Response:
 
 @routes.on("POST", "/jobs/<job_id>/cancel-below", {200: Outcome}, scope="operate", repeatable=True)
 def cancel_jobs_below(job_id: str) -> Response:
-    """Cancel the blocked jobs that follow a job, directly or not, in one action."""
+    """Cancel the blocked jobs that depend on a job, directly or indirectly, in one action."""
     with reading() as session:
         ids = chains.blocked_below(session, job_detail.existing(session, job_id))
     return request_body.answer(serializers.outcome(chains.cancel_below(ids, actor())))

@@ -28,7 +28,7 @@ class ChannelRequest(Schema):
     example: ClassVar[Any] = {"name": "ops", "kind": "mail", "to": ["ana@example.org"]}
 
     name = ma.String(required=True, metadata={"description": job_spec.NAME_RULE, "pattern": NAME_PATTERN})
-    kind = ma.String(required=True, metadata={"description": "cannot change later", "enum": list(CHANNEL_KINDS)})
+    kind = ma.String(required=True, metadata={"description": "cannot be changed later", "enum": list(CHANNEL_KINDS)})
     to = fields.texts("mail addresses, of a mail channel", {"type": "string"})
     url = fields.optional(ma.String, "of a webhook or for Apprise; the masked form keeps the stored URL")
     hourly_cap = fields.optional(
@@ -41,7 +41,7 @@ class ChannelRequest(Schema):
 
 class Channel(fields.Stamped):
     name = fields.text("the name")
-    kind = fields.text("where it leads", enum=list(CHANNEL_KINDS))
+    kind = fields.text("kind of target", enum=list(CHANNEL_KINDS))
     to = fields.strings("mail addresses")
     url = fields.text("masked; empty for mail")
     hourly_cap = fields.integer("messages per hour; 0: no limit")
@@ -108,7 +108,7 @@ def remove_channel(name: str) -> Response:
 
 @routes.on("POST", "/channels/<name>/rotate-secret", {200: Secret}, scope="admin", errors=(409,))
 def rotate_secret(name: str) -> Any:
-    """Give a webhook a new secret. For a day, messages have signatures of both secrets."""
+    """Give a webhook a new secret. For a day, messages are signed with both secrets."""
     return {"secret": actions.rotate_secret(name, actor())}
 
 

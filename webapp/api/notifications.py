@@ -206,7 +206,7 @@ def mute_rule(name: str) -> Any:
 
 @routes.on("POST", "/rules/<name>/unmute", {200: Rule}, scope="operate")
 def unmute_rule(name: str) -> Any:
-    """Let a rule send again, from now on."""
+    """Unmute a rule. It applies to events from now on."""
     actions.unmute(name, actor())
     return _rule(name)
 

@@ -176,14 +176,14 @@ def get_retry_rules(name: str) -> Any:
 
 @routes.on("PUT", "/queues/<name>/retry", {200: RetryRules}, scope="admin", body=RetryRulesRequest)
 def set_retry_rules(name: str) -> Any:
-    """Set the retry rules of a queue. They count from the next failure; null removes them."""
+    """Set the retry rules of a queue. They apply from the next failure; null removes them."""
     queue_actions.set_retry_rules(name, _sent_rules(), actor())
     return _retry_rules(name)
 
 
 @routes.on("POST", "/queues/<name>/retry/preview", {200: RetryPreview}, scope="read", body=RetryRulesRequest)
 def preview_retry_rules(name: str) -> Any:
-    """Get what retry rules would have done to the last 1,000 failed attempts of a queue. This changes nothing."""
+    """Preview what retry rules would have done with the last 1,000 failed attempts of a queue. This changes nothing."""
     rules = _sent_rules()
     with reading() as session:
         queue_actions.retry_rules_of(session, name)

@@ -99,7 +99,7 @@ class Schedule(fields.Stamped):
     late_since = fields.time("since when its job has not started in time", null=True)
     long_since = fields.time("since when its job runs longer than usual", null=True)
     failing_since = fields.time("since when its last runs failed", null=True)
-    broken = fields.text("why it does nothing; null: it works", null=True)
+    broken = fields.text("why it is broken; null: it works", null=True)
 
 
 class Fire(fields.Answer):

@@ -86,16 +86,16 @@ def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
 @acts.post("/job/<job_id>/cancel-below")
 @needs("operator")
 def cancel_below(job_id: str) -> ResponseReturnValue:
-    """Cancel all blocked jobs that follow a job, directly or not, after confirmation."""
+    """Cancel all blocked jobs that depend on a job, directly or indirectly, after confirmation."""
     back = url_for("job.show", job_id=job_id)
     with reading() as session:
         ids = chains.blocked_below(session, job_detail.existing(session, job_id))
         examples = list(session.scalars(select(Job).where(Job.id.in_(ids[-EXAMPLES:])).order_by(Job.seq)))
     if not ids:
-        return htmx.refused(f"No blocked job follows {job_id}. Nothing changed.")
+        return htmx.refused(f"No blocked jobs depend on {job_id}. Nothing changed.")
     if "confirmed" not in request.form:
         what = plural(len(ids), "job")
-        text = f"They follow {job_id}, directly or not, and will not run. You can undo this."
+        text = f"They depend on {job_id}, directly or indirectly, and will not run. You can undo this."
         more = len(ids) - len(examples)
         title, button = f"Cancel {what} below {job_id}?", f"Cancel {what}"
         return htmx.ask(title, text, button, examples=examples, more=more, danger=True, back=back)
@@ -251,7 +251,7 @@ def canary(group: str) -> ResponseReturnValue:
         return _ask_for_canary(wanted)
     rule = request.form.get("after", "1")
     if rule not in canaries.PASS_RULES:
-        abort(400, f"after: {rule[:64]!r} is no pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
+        abort(400, f"after: {rule[:64]!r} is not a pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
     act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
     with reading() as session:
         held = canaries.held_back(session, actions.find(session, act_id))

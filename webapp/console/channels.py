@@ -153,7 +153,7 @@ def ask_to_rotate(name: str) -> ResponseReturnValue:
 def rotate(name: str) -> ResponseReturnValue:
     """Show the new secret in this response: a redirect would have to carry it."""
     secret = actions.rotate_secret(name, actor())
-    message = "For a day, messages have signatures of both secrets."
+    message = "For a day, messages are signed with both secrets."
     return htmx.form_page("channel/secret.html", name=name, secret=secret, message=message, rotated=True)
 
 

@@ -287,7 +287,7 @@ def watch(job_id: str) -> ResponseReturnValue:
     if not channel:
         return htmx.refused("Select a channel. Nothing changed.")
     if not notify.watch(job_id, channel, actor()):
-        return htmx.refused(f"{channel} hears of it already. Nothing changed.")
+        return htmx.refused(f"{channel} is already notified when it ends. Nothing changed.")
     return htmx.done(f"{channel} gets a message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
 
 

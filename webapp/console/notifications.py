@@ -111,7 +111,7 @@ def show(delivery_id: int) -> ResponseReturnValue:
 def send_again(delivery_id: int) -> ResponseReturnValue:
     """Send a message again as a new one, and go there. 409 while it waits."""
     new = actions.send_again(delivery_id, actor())
-    return htmx.done("The message is sent again.", back=url_for("notifications.show", delivery_id=new), leave=True)
+    return htmx.done("The message will be sent again.", back=url_for("notifications.show", delivery_id=new), leave=True)
 
 
 # --- the first rule --------------------------------------------------------------------------------------------------

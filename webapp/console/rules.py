@@ -66,7 +66,7 @@ def add() -> ResponseReturnValue:
     """Add a rule. With `preview`, only show what it would have sent: for browsers without JavaScript."""
     form = RuleForm.read(request.form)
     if form.spec is not None and "preview" not in request.form and form.saves(actions.add_rule, form.spec, actor()):
-        message = f"Rule {form.spec.name} added. It tells what happens from now on."
+        message = f"Rule {form.spec.name} added. It applies to events from now on."
         return htmx.done(message, back=_back(form.spec.name), leave=True)
     with reading() as session:
         return _form(session, form), 422 if form.errors else 200

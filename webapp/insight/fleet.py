@@ -51,7 +51,7 @@ class _Started:
 
     @property
     def serves(self) -> str:
-        """The queues and their order, for people."""
+        """The queues and their order, as a text."""
         return serves(self.queues, self._options.queue_order)
 
     @property

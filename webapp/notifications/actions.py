@@ -140,7 +140,7 @@ def rotate_secret(name: str, actor: str) -> str:
 
 
 def test_channel(name: str, actor: str) -> int:
-    """Store a message that tests a channel; it is sent as all others are. Returns its id. Raises NotFound."""
+    """Store a test message for a channel; it is sent like all others. Returns its id. Raises NotFound."""
     with changing() as transaction:
         id_, *_ = _find_channel(transaction, name)
         found = alerts.add_delivery(transaction, id_, "test", {"actor": actor}, now=clock.now())
@@ -163,7 +163,7 @@ def drop_backlog(name: str, actor: str) -> int:
 
 
 def add_rule(spec: RuleSpec, actor: str) -> None:
-    """Add a rule. It tells of what happens from now on. Raises NameTaken, and SpecError if its channel is missing."""
+    """Add a rule. It applies to events from now on. Raises NameTaken, and SpecError if its channel is missing."""
     with changing() as transaction:
         _add_rule(transaction, spec, actor)
 
@@ -186,7 +186,7 @@ def edit_rule(name: str, spec: RuleSpec, actor: str) -> None:
 
 
 def remove_rule(name: str, actor: str) -> None:
-    """Remove a rule. What it has not sent yet is dropped; what it sent stays in the history. Raises NotFound."""
+    """Remove a rule. Its waiting messages are dropped; sent ones stay in the history. Raises NotFound."""
     with changing() as transaction:
         id_, channel, text, _ = _find_rule(transaction, name)
         transaction.execute(_DROP_OF_RULE, {"id": id_, "now": clock.now(), "why": f"{actor} removed the rule"})
@@ -212,7 +212,7 @@ def mute(name: str, until: int, actor: str) -> None:
 
 
 def unmute(name: str, actor: str) -> bool:
-    """Let a rule send again, from now on. Returns whether it was muted. Raises NotFound."""
+    """Unmute a rule: it applies to events from now on. Returns whether it was muted. Raises NotFound."""
     with changing() as transaction:
         id_, _, _, until = _find_rule(transaction, name)
         if until is None or until <= (now := clock.now()):
@@ -239,7 +239,7 @@ def send_again(delivery_id: int, actor: str) -> int:
             raise NotFound(f"no such message: {delivery_id}.")
         channel, rule, alert, kind, state, detail = found
         if state == "waiting":
-            raise Conflict(f"message {delivery_id} still waits to be sent.")
+            raise Conflict(f"message {delivery_id} is still waiting to be sent.")
         told = load_json(detail)
         new = alerts.add_delivery(transaction, channel, kind, told, now=clock.now(), rule_id=rule, alert_id=alert)
         events.record_change(transaction, "send_again", f"delivery:{delivery_id}", actor, after={"delivery": new})

@@ -12,14 +12,10 @@ from typing import Optional
 from webapp.lib import clock
 from webapp.notifications.rules import QuietHours
 
-GROWTH = (
-    10 * clock.MINUTE,
-    clock.HOUR,
-    6 * clock.HOUR,
-    24 * clock.HOUR,
-)  # between two messages of one alert; then the last one
+# Between two messages of one alert; then the last one.
+GROWTH = (10 * clock.MINUTE, clock.HOUR, 6 * clock.HOUR, 24 * clock.HOUR)
 CALM = clock.HOUR  # without anything new, until a flapping alert recovers, or an alert that has no recovery is closed
-FLAPS = 3  # so often closed within CALM: the next alert about the same is flapping
+FLAPS = 3  # closed this often within CALM: the next alert about the same subject is flapping
 MOMENTS = ("schedule-missed", "worker-lost", "canary-ended")  # events that have no recovery
 TOLD_AGAIN = ("job-dead", "attempt-failed", *MOMENTS)  # the next failure sends a message, even if the first was muted
 NEW_AGAIN = 30 * clock.DAY  # a failure group without a failure for this long is new again

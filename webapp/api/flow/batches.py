@@ -191,7 +191,7 @@ def get_batch(name: str) -> Any:
 
 @routes.on("POST", "/batches/<name>/close", {200: Batch}, scope="submit", repeatable=True, errors=(409,))
 def close_batch(name: str) -> Response:
-    """Let no more jobs join. Its callbacks follow when all its jobs have ended."""
+    """Close a batch: no more jobs can join. Its callbacks run when all its jobs have ended."""
     if not batches.close(name, actor()):
         raise Problem("conflict", f"Batch {name} is already closed. Nothing was changed.")
     return request_body.answer(_one(name))

@@ -162,7 +162,8 @@ def _notify(job_id: str, channel: str, remove: bool) -> int:
             watched = actions.unwatch(job_id, channel, actor())
             words = "will not be notified when it ends" if watched else "was not to be notified"
         else:
-            words = "hears of its end" if actions.watch(job_id, channel, actor()) else "hears of its end already"
+            is_new = actions.watch(job_id, channel, actor())
+            words = "will be notified when it ends" if is_new else "is already notified when it ends"
     except (NotFound, Conflict) as error:
         say(str(error))
         return code_of(error)

@@ -62,7 +62,7 @@ class ChannelForm(Form):
 
 @dataclass
 class RuleForm(Form):
-    """With errors, `spec` is None. `on`: the ticked events."""
+    """With errors, `spec` is None. `on`: the selected events."""
 
     FIELDS = ("name", "on", "channel", "queue", "schedule", "command", "after", "older_than", "quiet_hours")
     on: tuple[str, ...] = ()

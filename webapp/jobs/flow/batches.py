@@ -178,7 +178,7 @@ def callbacks(session: Session, name: str) -> Sequence[BatchCallback]:
 
 
 def close(name: str, actor: str) -> bool:
-    """Let no more jobs join; its callbacks may follow. False: it was closed before. Raises NotFound."""
+    """Close a batch: no more jobs can join; its callbacks may run. False: it was already closed. Raises NotFound."""
     with changing() as transaction:
         if core_batches.close(transaction, name, actor):
             return True

@@ -110,7 +110,7 @@ def check(key: str, most: object, rate: object, note: object) -> dict[str, Any]:
     starts, per = values.get("rate", (None, None))
     found = {"key": key, "most": values.get("max"), "rate": starts, "per": per, "note": values.get("note")}
     if not errors and key.startswith(OF_QUEUE) and found["most"] is None and starts is None:
-        errors.append(FieldError("max", "is missing: the limit of a queue needs a maximum or a rate."))
+        errors.append(FieldError("max", "is missing. The limit of a queue needs a maximum or a rate."))
     if errors:
         raise SpecError(errors)
     return found
