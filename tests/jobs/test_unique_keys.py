@@ -116,6 +116,20 @@ def test_replace_cancels_a_waiting_holder_and_is_refused_by_a_running_one() -> N
 
 
 @pytest.mark.usefixtures("app")
+def test_a_job_does_not_replace_the_job_whose_success_it_waits_for() -> None:
+    """It would cancel that job, and then never start."""
+    [first] = enqueue(K)
+    follower = {"command": "true", "unique": key("replace"), "after": [first]}
+    with pytest.raises(
+        KeyTaken, match=rf"is held by {first} \(pending\), and this job waits until that one has completed"
+    ):
+        actions.enqueue([job_spec.parse(follower)], "person:test")
+    assert job(first).state == "pending"
+    [second] = actions.enqueue([job_spec.parse({**follower, "after": [f"{first}:finish"]})], "person:test")
+    assert (job(first).state, job(second).state) == ("cancelled", "pending")
+
+
+@pytest.mark.usefixtures("app")
 def test_two_jobs_of_one_call_with_the_same_key_follow_the_same_rules() -> None:
     with pytest.raises(KeyTaken, match="is held by job 1 of this call"):
         enqueue(K, K)

@@ -218,7 +218,7 @@ def _store(
 
     Raises KeyTaken if the rule of such a job is to refuse it, or to return the holder unless `may_return`.
     """
-    wanted = [Wanted(row.id, place, spec.unique) for row, spec, place in jobs if spec.unique is not None]
+    wanted = [Wanted(row.id, place, spec.unique, spec.after) for row, spec, place in jobs if spec.unique is not None]
     if not wanted:
         _insert(transaction, jobs, actor, stored)
         return {}

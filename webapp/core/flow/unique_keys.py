@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import audit_lines, events
+from webapp.core.flow.after import After
 from webapp.core.statements import CANCEL
 from webapp.core.states import ARROWS, HOLDS_KEY, TERMINAL
 from webapp.core.storage.transaction import Transaction
@@ -51,12 +52,18 @@ class Unique(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """The job that holds a key. `place`: its position, from 0, if the same call enqueues it."""
+    """The job that holds a key.
+
+    Attributes:
+        place: its position, from 0, if the same call enqueues it.
+        awaited: whether the job that wants the key can only start after this one has completed.
+    """
 
     key: str
     id: str
     state: str
     place: Optional[int] = None
+    awaited: bool = False
 
     @property
     def text(self) -> str:
@@ -65,9 +72,10 @@ class Holder(NamedTuple):
 
     def told(self, lines: Mapping[int, str]) -> str:
         """The same. `lines`: names for the jobs of the call, by their places, such as 'line 3'."""
+        why = ", and this job waits until that one has completed" if self.awaited else ""
         if self.place is not None:
-            return f"is held by {lines.get(self.place, f'job {self.place + 1} of this call')}"
-        return f"is held by {self.id} ({self.state})"
+            return f"is held by {lines.get(self.place, f'job {self.place + 1} of this call')}{why}"
+        return f"is held by {self.id} ({self.state}){why}"
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -166,11 +174,12 @@ def holders(
 
 
 class Wanted(NamedTuple):
-    """A job that is about to be stored."""
+    """A job that is about to be stored. `after`: what it waits for."""
 
     id: str
     place: int
     unique: Unique
+    after: Sequence[After] = ()
 
 
 class Answer(NamedTuple):
@@ -201,6 +210,8 @@ def resolve(wanted: Sequence[Wanted], held: Mapping[str, Holder], *, may_return:
             now_held[key] = mine
         elif rule == "return" and may_return:
             answer.instead[one.place] = holder
+        elif rule == "replace" and After(holder.id) in one.after:  # the job that it replaces would never complete
+            answer.refused[one.place] = holder._replace(awaited=True)
         elif rule != "replace" or not (may_return if holder.place is not None else _waits(holder)):
             answer.refused[one.place] = holder
         elif holder.place is not None:  # of this call: it is not stored at all
