@@ -45,9 +45,9 @@ def fleet(
     queue = Queue(app, sqlite_config, eventually)
     supervisor = psutil.Process(processes.start("worker", "start", "--count", str(WORKERS)).pid)
     eventually(lambda: len(queue.workers()) == WORKERS)
-    # The maintenance process starts last.
-    eventually(lambda: len(supervisor.children(recursive=True)) == WORKERS + 1)
-    return [supervisor, *supervisor.children(recursive=True)]
+    found = [supervisor, *supervisor.children(recursive=True)]
+    assert len(found) == WORKERS + 2
+    return found
 
 
 def mapped_libraries(pid: object) -> set[str]:

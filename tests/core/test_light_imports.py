@@ -59,17 +59,6 @@ def test_optional_parts_of_the_maintenance_process_are_light_too() -> None:
     assert json.loads(done.stdout) == {}
 
 
-def test_the_first_workers_do_not_wait_until_maintenance_is_imported() -> None:
-    arguments = [
-        str(CHECKOUT),
-        json.dumps(["worker.maintenance.process"]),
-        json.dumps(["worker.supervisor.supervisor"]),
-    ]
-    command = [sys.executable, "-c", _IMPORT_EACH, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)
-    assert json.loads(done.stdout) == {}
-
-
 def test_the_guard_finds_forbidden_imports() -> None:
     arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, *SLOW]), json.dumps(sorted(CHORES))]
     command = [sys.executable, "-c", _IMPORT_EACH, *arguments]

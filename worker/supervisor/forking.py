@@ -18,6 +18,8 @@ from webapp.config import Config
 from webapp.core.storage.database import open_database
 from worker import messages
 from worker.loop import worker as loop
+from worker.maintenance import process as maintenance
+from worker.maintenance import scaling
 from worker.messages import NOW, QUIET, RESUME, STOP, Assignment, DesiredWorkers
 from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
@@ -56,24 +58,14 @@ class Forks:
         for module in ("ctypes", "resource"):
             with contextlib.suppress(ImportError):  # not on every platform
                 import_module(module)
-        _share_memory()
+        gc.collect()
+        gc.freeze()  # the collector does not touch these pages, so they stay shared
 
     def start_worker(self, name: str) -> int:
         return self._fork(name, self._work)
 
     def start_maintenance(self, name: str) -> int:
-        # Not when this module is imported: the first workers need not wait for it.
-        from worker.maintenance import process, scaling
-
-        def maintain() -> int:
-            self._leave_supervisor()
-            os.close(self._life_read)
-            return process.run(
-                self._database, self._maintenance_read, scaling.Scaling(self._assignment, self._report_write)
-            )
-
-        _share_memory()
-        return self._fork(name, maintain)
+        return self._fork(name, self._maintain)
 
     def start_console(self, console: Console) -> int:
         """Call this before any other start, so that later forks close what belongs to the console."""
@@ -149,8 +141,9 @@ class Forks:
         os.close(self._report_write)
         return loop.run(self._database, self._assignment)
 
-
-def _share_memory() -> None:
-    """The collector does not touch what is loaded until now, so these pages stay shared with children."""
-    gc.collect()
-    gc.freeze()
+    def _maintain(self) -> int:
+        self._leave_supervisor()
+        os.close(self._life_read)
+        return maintenance.run(
+            self._database, self._maintenance_read, scaling.Scaling(self._assignment, self._report_write)
+        )

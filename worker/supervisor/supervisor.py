@@ -171,7 +171,7 @@ class _Supervisor:
     # --- children ---
 
     def _children(self) -> list[_Child]:
-        return [self._console_child, *self._workers, self._maintenance]
+        return [self._console_child, self._maintenance, *self._workers]
 
     def _start_due(self) -> None:
         now = time.monotonic()

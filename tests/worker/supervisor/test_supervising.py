@@ -162,7 +162,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_all_children_finish_and_the_maintenance_process_ends_last(scene: Scene, number: int) -> None:
     def life() -> Life:
-        assert list(scene.starts) == ["console", "worker 1", "maintenance"]
+        assert list(scene.starts) == ["console", "maintenance", "worker 1"]
         scene.signal(number)
         yield
         assert scene.console is not None
