@@ -27,8 +27,7 @@ AUDITED_SINGLY = 100  # jobs of one call with a line each in the audit trail; la
 
 MOST_LABEL_SETS = 1000  # of one queue: workers and pages query each of them
 
-# A removed queue still has its row. On PostgreSQL nobody removes the queue until the commit: inserting a job takes the
-# same lock.
+# A removed queue still has its row. On PostgreSQL a lock keeps it until the commit; inserting a job takes it too.
 _HAS_QUEUE = "SELECT 1 FROM queues WHERE name = :name AND removed_at IS NULL"
 _HAS_LABEL_SET = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
 ADD_QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO UPDATE SET removed_at = NULL"
