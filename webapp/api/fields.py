@@ -1,6 +1,6 @@
 """Fields of requests and responses, with descriptions for the OpenAPI document. Each schema is beside its routes.
 
-`web/serializers.py` and `jobs/job_detail.py` make the responses. A test checks them against the schemas.
+`web/serializers.py` and `web/job_json.py` make the responses. A test checks them against the schemas.
 """
 
 from __future__ import annotations

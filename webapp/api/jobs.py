@@ -25,7 +25,7 @@ from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
 from webapp.jobs.filters import JobFilter
-from webapp.web import serializers
+from webapp.web.job_json import whole_job
 from webapp.web.request_info import below_root
 
 MAX_PAGE = 500  # jobs
@@ -329,7 +329,7 @@ def get_job(job_id: str) -> Any:
     """
     _wait_for_end(job_id, request_body.query(WaitQuery).get("wait", 0))
     with reading() as session:
-        return serializers.job(session, job_detail.existing(session, job_id), with_env=may("submit"))
+        return whole_job(session, job_detail.existing(session, job_id), with_env=may("submit"))
 
 
 def _wait_for_end(job_id: str, seconds: int) -> None:

@@ -111,11 +111,11 @@ class _Jobs:
 def show(job_id: str, as_json: bool) -> None:
     """Show the job ID with its attempts and timeline."""
     from webapp.commands.shared import output, show
-    from webapp.web import serializers
+    from webapp.web.job_json import whole_job
 
     with read_session() as session:
         job = find_job(session, job_id)
-        found: Any = serializers.job(session, job, with_output=True) if as_json else show.describe(session, job)
+        found: Any = whole_job(session, job, with_output=True) if as_json else show.describe(session, job)
     if as_json:
         print_json(found)
     else:

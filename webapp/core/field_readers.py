@@ -15,6 +15,7 @@ from webapp.lib import durations
 from webapp.lib.text import shorten
 
 Reader = Callable[[Any], Any]
+MOST_DIGITS = 20  # of a number as a text
 
 
 class NameTaken(SpecError):
@@ -60,7 +61,9 @@ def whole_number(lowest: int, highest: int, meaning: str = "") -> Reader:
     """`meaning`: of the lowest number, such as ' (no limit)'."""
 
     def read(value: object) -> int:
-        given = int(value) if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() else value
+        text = value.strip() if isinstance(value, str) else ""
+        is_number = text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
+        given = int(text) if is_number else value
         if isinstance(given, bool) or not isinstance(given, int) or not lowest <= given <= highest:
             rule = f"expected a whole number from {lowest}{meaning} to {highest:,}"
             raise ValueError(f"{show(value)} is not allowed; {rule}.")

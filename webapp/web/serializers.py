@@ -1,6 +1,6 @@
-"""Jobs, workers, queues, settings, bulk actions and the status as JSON, the same in `--json` and in the API.
+"""Workers, queues, settings, bulk actions and the status as JSON, the same in `--json` and in the API.
 
-Times are ISO 8601 in UTC with a `Z`, durations are seconds. The parts of a job are in `jobs/job_detail.py`.
+Times are ISO 8601 in UTC with a `Z`, durations are seconds. A job is in `job_json.py`.
 """
 
 from __future__ import annotations
@@ -11,44 +11,19 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
-from webapp.db.models import BulkAction, Job
+from webapp.db.models import BulkAction
 from webapp.insight import fleet, trends, windows
 from webapp.insight.failure_groups import DeadGroup, fingerprint
 from webapp.insight.fleet import SupervisorView, WorkerView
 from webapp.insight.queues import QueueView
 from webapp.insight.rollups import Commands
 from webapp.insight.trends import Trend
-from webapp.jobs import actions, activity, job_detail, queries, settings
-from webapp.jobs.flow import chains, limit_use
+from webapp.jobs import actions, activity, queries, settings
 from webapp.jobs.queries import Waiting
 from webapp.jobs.settings import Change, Value
 from webapp.lib import clock, histograms
 from webapp.lib.clock import columns
 from webapp.lib.histograms import Histogram
-from webapp.notifications import views as notifications
-
-
-def job(session: Session, row: Job, *, with_env: bool = True, with_output: bool = False) -> dict[str, Any]:
-    """A job with all that belongs to it, oldest first. `with_output`: also the output of its ended attempts.
-
-    Without `with_env`, for users who may not submit, each environment variable has the value null.
-    """
-    attempts, events = job_detail.attempts(session, row, with_output=with_output), job_detail.events(session, row)
-    block, report = limit_use.block(session, row), job_detail.report(session, row)
-    history = [
-        {**job_detail.attempt_json(one), **(job_detail.output_json(one) if with_output else {})} for one in attempts
-    ]
-    timeline = job_detail.timeline(row, attempts, events)
-    return {
-        **job_detail.job_json(row, settings.load(session), with_env=with_env),
-        "notify": notifications.watches(session, row.seq),
-        "blocked_by": None if block is None else block.json(),
-        "report": None if report is None else job_detail.report_json(report),
-        "attempt_history": history,
-        "events": [job_detail.event_json(one) for one in events],
-        "timeline": [columns(one, "at", "verb", "actor", "attempt", "text") for one in timeline],
-        **chains.as_json(session, row),
-    }
 
 
 def worker(view: WorkerView) -> dict[str, Any]:
